@@ -1,0 +1,38 @@
+/* The Internet checksum (RFC 1071): 64-bit accumulators, folded once. */
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+
+/* Adds `len` bytes, which begin at an even place of the checksummed data, to an unfolded sum. */
+uint64_t csum_add(const void *data, size_t len, uint64_t sum);
+/* The pseudo-header of IPv4 (RFC 9293 section 3.1); addresses in network order, `len` in bytes. */
+uint64_t csum_pseudo(uint32_t src, uint32_t dst, uint8_t proto, uint32_t len);
+
+/* Adds with the carry brought round. */
+static inline uint64_t csum_carry(uint64_t sum, uint64_t more)
+{
+    sum += more;
+    return sum + (sum < more);
+}
+
+/* 16 bits, not complemented. */
+static inline uint16_t csum_fold16(uint64_t sum)
+{
+    sum = (sum & 0xffffffff) + (sum >> 32);
+    sum = (sum & 0xffffffff) + (sum >> 32);
+    sum = (sum & 0xffff) + (sum >> 16);
+    sum = (sum & 0xffff) + (sum >> 16);
+    return (uint16_t)sum;
+}
+
+/* Complemented, in the byte order in which it is stored. */
+static inline uint16_t csum_fold(uint64_t sum)
+{
+    return (uint16_t)~csum_fold16(sum);
+}
+
+/* The sum of a piece that begins at an odd place. */
+static inline uint64_t csum_shift(uint64_t sum)
+{
+    return __builtin_bswap16(csum_fold16(sum));
+}

@@ -1,0 +1,472 @@
+/*
+ * A bad wire around any port: loss, duplication, reordering, corruption and delay. The fate of frame
+ * k of a direction depends on (seed, direction, k) alone, so that a run can be repeated. The
+ * wrapper's rings take the place of the inner ones. Start reading at pass_frame.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/hash.h"
+#include "ports/swring.h"
+
+enum {
+    SLOTS = 1024,
+    HELD_MAX = 64,
+    HELD_BYTES = 2048,
+    REORDER_MAX = 8,       /* frames that may overtake */
+    REORDER_HOLD_US = 2000, /* a frame that nothing overtakes goes on after this */
+    PPM = 1000000,
+};
+
+enum direction {
+    RX,
+    TX,
+};
+
+/* In parts per million of frames. */
+struct fault_rates {
+    uint32_t drop;
+    uint32_t dup;
+    uint32_t reorder;
+    uint32_t corrupt;
+    uint64_t delay_us;
+};
+
+struct held {
+    uint32_t used;
+    uint32_t len;
+    uint64_t due_us;
+    uint64_t due_frame; /* goes on once this many frames have passed */
+    uint8_t bytes[HELD_BYTES];
+};
+
+/* Shared with a successor. */
+struct faulty_state {
+    uint64_t frames[2];
+    struct held held[2][HELD_MAX];
+    struct port_counters counters;
+};
+
+struct faulty {
+    struct port inner;
+    struct swring rings;
+    struct fault_rates rates[2];
+    uint64_t seed;
+    struct faulty_state *state;
+};
+
+/* Copies of one frame's slots between rings that follow one contract. */
+struct passage {
+    struct nm_ring *from;
+    struct nm_ring *to;
+    uint32_t from_at; /* next slot to read */
+    uint32_t to_at;   /* next slot to fill */
+    uint32_t to_end;  /* first slot that is not free */
+    enum direction direction;
+    uint64_t now_us;
+};
+
+static uint64_t draw(const struct faulty *faulty, enum direction direction, uint64_t k,
+                     uint64_t what)
+{
+    uint64_t state = faulty->seed ^ (k * 2 + direction) * 0x9e3779b97f4a7c15u ^ what << 56;
+
+    splitmix64(&state);
+    return splitmix64(&state);
+}
+
+static bool befalls(const struct faulty *faulty, enum direction direction, uint64_t k,
+                    uint64_t what, uint32_t ppm)
+{
+    return ppm > 0 && draw(faulty, direction, k, what) % PPM < ppm;
+}
+
+static uint32_t room(const struct passage *passage)
+{
+    return nm_ring_distance(passage->to, passage->to_at, passage->to_end);
+}
+
+static bool put(struct passage *passage, const uint8_t *bytes, uint32_t len)
+{
+    struct nm_slot *slot = &passage->to->slot[passage->to_at];
+
+    if (room(passage) == 0 || len > passage->to->nr_buf_size) {
+        return false;
+    }
+    memcpy(nm_ring_buf(passage->to, passage->to_at), bytes, len);
+    slot->len = (uint16_t)len;
+    slot->flags = 0;
+    passage->to_at = nm_ring_next(passage->to, passage->to_at);
+    return true;
+}
+
+static bool hold(struct faulty *faulty, const struct passage *passage, uint64_t due_frame,
+                 uint64_t due_us)
+{
+    uint32_t len = passage->from->slot[passage->from_at].len;
+
+    for (uint32_t i = 0; i < HELD_MAX && len <= HELD_BYTES; i++) {
+        struct held *held = &faulty->state->held[passage->direction][i];
+
+        if (held->used) {
+            continue;
+        }
+        held->len = len;
+        held->due_frame = due_frame;
+        held->due_us = due_us;
+        memcpy(held->bytes, nm_ring_buf(passage->from, passage->from_at), len);
+        held->used = 1;
+        return true;
+    }
+    return false;
+}
+
+static void release_held(struct faulty *faulty, struct passage *passage)
+{
+    for (uint32_t i = 0; i < HELD_MAX; i++) {
+        struct held *held = &faulty->state->held[passage->direction][i];
+
+        if (held->used && (faulty->state->frames[passage->direction] >= held->due_frame ||
+                           passage->now_us >= held->due_us)) {
+            if (!put(passage, held->bytes, held->len)) {
+                return;
+            }
+            held->used = 0;
+        }
+    }
+}
+
+static void corrupt(const struct faulty *faulty, const struct passage *passage, uint64_t k,
+                    uint32_t at)
+{
+    uint32_t len = passage->to->slot[at].len;
+    uint64_t bit = draw(faulty, passage->direction, k, 5) % ((uint64_t)len * 8);
+
+    nm_ring_buf(passage->to, at)[bit / 8] ^= (uint8_t)(1u << bit % 8);
+}
+
+/* One single-slot frame: its fate, and whether there was room for it. */
+static bool pass_single(struct faulty *faulty, struct passage *passage, uint64_t k)
+{
+    const struct fault_rates *rates = &faulty->rates[passage->direction];
+    enum direction direction = passage->direction;
+    const uint8_t *bytes = nm_ring_buf(passage->from, passage->from_at);
+    uint32_t len = passage->from->slot[passage->from_at].len;
+    uint32_t at = passage->to_at;
+
+    if (room(passage) < 2) {
+        return false;
+    }
+    if (befalls(faulty, direction, k, 1, rates->drop)) {
+        return true;
+    }
+    if (rates->delay_us > 0 && hold(faulty, passage, UINT64_MAX, passage->now_us + rates->delay_us)) {
+        return true;
+    }
+    if (befalls(faulty, direction, k, 2, rates->reorder) &&
+        hold(faulty, passage, k + 2 + draw(faulty, direction, k, 3) % REORDER_MAX,
+             passage->now_us + REORDER_HOLD_US)) {
+        return true;
+    }
+    put(passage, bytes, len);
+    if (len > 0 && befalls(faulty, direction, k, 4, rates->corrupt)) {
+        corrupt(faulty, passage, k, at);
+    }
+    if (befalls(faulty, direction, k, 6, rates->dup)) {
+        put(passage, bytes, len);
+    }
+    return true;
+}
+
+/* Multi-slot frames may be lost; the other fates are for single slots. */
+static bool pass_many(struct faulty *faulty, struct passage *passage, uint64_t k, uint32_t slots)
+{
+    uint32_t at = passage->from_at;
+
+    if (room(passage) < slots) {
+        return false;
+    }
+    if (befalls(faulty, passage->direction, k, 1, faulty->rates[passage->direction].drop)) {
+        return true;
+    }
+    for (uint32_t i = 0; i < slots; i++) {
+        uint32_t to = passage->to_at;
+
+        put(passage, nm_ring_buf(passage->from, at), passage->from->slot[at].len);
+        passage->to->slot[to].flags = passage->from->slot[at].flags & NM_MOREFRAG;
+        at = nm_ring_next(passage->from, at);
+    }
+    return true;
+}
+
+/* Passes the next whole frame on; false: none, or no room. */
+static bool pass_frame(struct faulty *faulty, struct passage *passage, uint32_t end)
+{
+    uint64_t k = faulty->state->frames[passage->direction];
+    uint32_t slots = 1;
+    uint32_t at = passage->from_at;
+    bool passed;
+
+    if (at == end) {
+        return false;
+    }
+    while (passage->from->slot[at].flags & NM_MOREFRAG) {
+        at = nm_ring_next(passage->from, at);
+        if (at == end) {
+            return false;
+        }
+        slots++;
+    }
+    passed = slots == 1 ? pass_single(faulty, passage, k) : pass_many(faulty, passage, k, slots);
+    if (passed) {
+        passage->from_at = nm_ring_next(passage->from, at);
+        faulty->state->frames[passage->direction] = k + 1;
+        release_held(faulty, passage);
+    }
+    return passed;
+}
+
+static struct faulty *faulty_of(const struct port *port)
+{
+    return port->priv;
+}
+
+static uint64_t count_frames(const struct nm_ring *ring, uint32_t from, uint32_t to)
+{
+    uint64_t frames = 0;
+
+    for (uint32_t at = from; at != to; at = nm_ring_next(ring, at)) {
+        frames += !(ring->slot[at].flags & NM_MOREFRAG);
+    }
+    return frames;
+}
+
+static int faulty_rx_sync(struct port *port, uint64_t now_us)
+{
+    struct faulty *faulty = faulty_of(port);
+    struct nm_ring *inner = faulty->inner.rx;
+    int error = faulty->inner.ops->rx_sync(&faulty->inner, now_us);
+    struct passage passage = {.from = inner,
+                              .to = port->rx,
+                              .from_at = inner->head,
+                              .to_at = port->rx->tail,
+                              .direction = RX,
+                              .now_us = now_us};
+    uint32_t first = passage.to_at;
+    uint64_t frames;
+
+    if (error != 0) {
+        return error;
+    }
+    passage.to_end = port->rx->head ? port->rx->head - 1 : port->rx->num_slots - 1;
+    release_held(faulty, &passage);
+    while (pass_frame(faulty, &passage, nm_ring_tail(inner))) {
+        continue;
+    }
+    nm_ring_give(inner, passage.from_at);
+    frames = count_frames(port->rx, first, passage.to_at);
+    port->counters->rx_frames += frames;
+    port->counters->rx_syncs += frames > 0;
+    for (uint32_t at = first; at != passage.to_at; at = nm_ring_next(port->rx, at)) {
+        port->counters->rx_bytes += port->rx->slot[at].len;
+    }
+    __atomic_store_n(&port->rx->tail, passage.to_at, __ATOMIC_RELEASE);
+    return 0;
+}
+
+static int faulty_tx_sync(struct port *port, uint64_t now_us)
+{
+    struct faulty *faulty = faulty_of(port);
+    struct nm_ring *inner = faulty->inner.tx;
+    uint32_t next = nm_ring_next(port->tx, port->tx->tail); /* first slot not yet passed on */
+    struct passage passage = {.from = port->tx,
+                              .to = inner,
+                              .from_at = next,
+                              .to_at = inner->head,
+                              .to_end = nm_ring_tail(inner),
+                              .direction = TX,
+                              .now_us = now_us};
+    uint64_t frames;
+
+    release_held(faulty, &passage);
+    while (pass_frame(faulty, &passage, port->tx->head)) {
+        continue;
+    }
+    frames = count_frames(port->tx, next, passage.from_at);
+    port->counters->tx_frames += frames;
+    port->counters->tx_syncs += frames > 0;
+    for (uint32_t at = next; at != passage.from_at; at = nm_ring_next(port->tx, at)) {
+        port->counters->tx_bytes += port->tx->slot[at].len;
+    }
+    __atomic_store_n(&port->tx->tail,
+                     passage.from_at ? passage.from_at - 1 : port->tx->num_slots - 1,
+                     __ATOMIC_RELEASE);
+    nm_ring_give(inner, passage.to_at);
+    return faulty->inner.ops->tx_sync(&faulty->inner, now_us);
+}
+
+static bool holds_frames(const struct faulty *faulty)
+{
+    for (uint32_t i = 0; i < HELD_MAX; i++) {
+        if (faulty->state->held[RX][i].used || faulty->state->held[TX][i].used) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static int faulty_sleep_arm(struct port *port)
+{
+    struct faulty *faulty = faulty_of(port);
+    int armed = faulty->inner.ops->sleep_arm(&faulty->inner);
+
+    return armed != 0 ? armed : holds_frames(faulty) || port->rx->head != port->rx->tail;
+}
+
+static void faulty_sleep_disarm(struct port *port)
+{
+    faulty_of(port)->inner.ops->sleep_disarm(&faulty_of(port)->inner);
+}
+
+static int faulty_recover(struct port *port)
+{
+    return faulty_of(port)->inner.ops->recover(&faulty_of(port)->inner);
+}
+
+static const struct port_ops faulty_ops = {
+    .backend = "faulty",
+    .rx_sync = faulty_rx_sync,
+    .tx_sync = faulty_tx_sync,
+    .sleep_arm = faulty_sleep_arm,
+    .sleep_disarm = faulty_sleep_disarm,
+    .recover = faulty_recover,
+};
+
+/* "5%" or "0.1%" to parts per million. */
+static bool parse_rate(const char *text, uint32_t *ppm)
+{
+    char *end;
+    double percent = strtod(text, &end);
+
+    if (end == text || strcmp(end, "%") != 0 || !(percent >= 0 && percent <= 100)) {
+        return false;
+    }
+    *ppm = (uint32_t)(percent * 10000 + 0.5);
+    return true;
+}
+
+static bool parse_delay(const char *text, uint64_t *us)
+{
+    char *end;
+    double value = strtod(text, &end);
+
+    if (end == text || !(value >= 0 && value < 1e9)) {
+        return false;
+    }
+    if (strcmp(end, "ms") == 0) {
+        value *= 1000;
+    } else if (strcmp(end, "us") != 0) {
+        return false;
+    }
+    *us = (uint64_t)value;
+    return true;
+}
+
+static bool parse_value(struct fault_rates *rates, const char *key, const char *value)
+{
+    if (strcmp(key, "drop") == 0) {
+        return parse_rate(value, &rates->drop);
+    }
+    if (strcmp(key, "dup") == 0) {
+        return parse_rate(value, &rates->dup);
+    }
+    if (strcmp(key, "reorder") == 0) {
+        return parse_rate(value, &rates->reorder);
+    }
+    if (strcmp(key, "corrupt") == 0) {
+        return parse_rate(value, &rates->corrupt);
+    }
+    return strcmp(key, "delay") == 0 && parse_delay(value, &rates->delay_us);
+}
+
+/* One "key=value", "rx." or "tx." before the key for one direction. */
+static bool parse_item(struct faulty *faulty, char *item)
+{
+    char *value = strchr(item, '=');
+    bool rx = strncmp(item, "tx.", 3) != 0;
+    bool tx = strncmp(item, "rx.", 3) != 0;
+    const char *key = rx && tx ? item : item + 3;
+
+    if (!value) {
+        return false;
+    }
+    *value++ = '\0';
+    return (!rx || parse_value(&faulty->rates[RX], key, value)) &&
+           (!tx || parse_value(&faulty->rates[TX], key, value));
+}
+
+static int parse_spec(struct faulty *faulty, const char *spec, char *error)
+{
+    char copy[128];
+    char *rest = copy;
+    char *item;
+
+    snprintf(copy, sizeof(copy), "%s", spec);
+    while ((item = strsep(&rest, ",")) != NULL) {
+        char shown[64];
+
+        snprintf(shown, sizeof(shown), "%s", item);
+        if (!parse_item(faulty, item)) {
+            snprintf(error, PORT_ERROR_MAX,
+                     "faults: \"%s\": give drop=, dup=, reorder= or corrupt= in percent (5%%), "
+                     "delay= in ms or us; rx. or tx. before a key for one direction",
+                     shown);
+            return -EINVAL;
+        }
+    }
+    return 0;
+}
+
+int faulty_wrap(struct port *port, const char *spec, uint64_t seed, char *error)
+{
+    struct faulty *faulty = calloc(1, sizeof(*faulty));
+    int code;
+
+    if (!faulty) {
+        return -ENOMEM;
+    }
+    faulty->inner = *port;
+    faulty->seed = seed;
+    code = parse_spec(faulty, spec, error);
+    if (code == 0) {
+        code = swring_create(&faulty->rings, SLOTS, port->rx->nr_buf_size,
+                             sizeof(struct faulty_state));
+    }
+    if (code != 0) {
+        free(faulty);
+        return code;
+    }
+    faulty->state = faulty->rings.extra;
+    port->ops = &faulty_ops;
+    port->rx = faulty->rings.rx;
+    port->tx = faulty->rings.tx;
+    port->counters = &faulty->state->counters;
+    port->priv = faulty;
+    port->caps &= ~(uint32_t)(PORT_CAP_RX_TRUSTED | PORT_CAP_TX_CSUM | PORT_CAP_TX_GSO);
+    return 0;
+}
+
+void faulty_unwrap(struct port *port)
+{
+    struct faulty *faulty;
+
+    if (port->ops != &faulty_ops) {
+        return;
+    }
+    faulty = faulty_of(port);
+    *port = faulty->inner;
+    swring_destroy(&faulty->rings);
+    free(faulty);
+}

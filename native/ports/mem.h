@@ -1,0 +1,136 @@
+/*
+ * mem: the software NIC, inside. One memfd holds a netmap region (the server side's interface with
+ * N ring pairs, one interface with one ring pair for each link) and behind it what a NIC's silicon
+ * would hold: sides, links, lanes, RSS.
+ *
+ * A *side* is one ring pair. For each (link, server ring) there are two *lanes* of cells, one each
+ * way. Every cell and every slot always owns exactly one buffer: a sync exchanges buffers between a
+ * slot and a cell, so that nothing is copied and nobody waits for anybody. The exchange is covered
+ * by the side's intent record: a kill between its stores is completed by recover. Start reading at
+ * mem_rx_sync in mem_ring.c.
+ */
+#pragma once
+#include "ports/port.h"
+#include "ports/rss.h"
+
+enum {
+    MEM_MAGIC = 0x6d656d31,
+    MEM_LINKS_MAX = 32,
+    MEM_SIDES_MAX = PORT_RINGS_MAX + MEM_LINKS_MAX,
+    MEM_CELLS = 512,      /* per lane, a power of two */
+    MEM_STALL_US = 1000,  /* how long a full lane may hold its sender */
+    MEM_FRAGS_MAX = 64,
+};
+
+enum mem_intent_kind {
+    MEM_INTENT_NONE,
+    MEM_INTENT_RX,
+    MEM_INTENT_TX,
+};
+
+/* What an exchange is about to do. Valid while kind is not NONE. */
+struct mem_intent {
+    volatile uint32_t kind;
+    uint32_t lane;     /* index */
+    uint32_t position; /* the lane's head (RX) or tail (TX) before */
+    uint32_t slot;
+    uint32_t slot_buf; /* the slot's buffer before */
+    uint32_t cell_buf; /* the cell's buffer before */
+};
+
+/* One ring pair's state in shared memory. Its worker or client is the only writer. */
+struct mem_side {
+    _Alignas(CACHE_LINE) _Atomic uint32_t sleeping; /* read by those who send to it */
+    _Alignas(CACHE_LINE) _Atomic uint32_t sync_seq; /* odd: inside a sync */
+    uint32_t tx_hwcur;   /* first TX slot not yet sent */
+    uint32_t rx_frames_left; /* of the frame being received */
+    uint32_t rx_next;    /* lane served first in the next sync */
+    struct mem_intent intent;
+    struct port_counters counters;
+};
+
+struct mem_cell {
+    uint32_t buf_idx;
+    uint16_t len;
+    uint16_t flags;
+    uint64_t ptr;
+};
+
+struct mem_lane {
+    _Alignas(CACHE_LINE) _Atomic uint32_t tail; /* by the producer */
+    uint32_t stalled;         /* producer's: 1 while the lane is full */
+    uint32_t stalled_head;    /* where the consumer stood then */
+    uint64_t stalled_us;
+    _Alignas(CACHE_LINE) _Atomic uint32_t head; /* by the consumer */
+    _Alignas(CACHE_LINE) struct mem_cell cell[MEM_CELLS];
+};
+
+struct mem_link {
+    _Atomic uint32_t up;
+    uint32_t generation;
+    uint32_t down_seq[PORT_RINGS_MAX]; /* the server sides' sync_seq when it went down */
+};
+
+/* Behind the region. Offsets are from the mapping's start. */
+struct mem_shared {
+    uint32_t magic;
+    uint32_t rings;
+    uint32_t links;
+    uint32_t bufs;
+    uint64_t if_ofs[1 + MEM_LINKS_MAX]; /* server, then links */
+    uint64_t lanes_ofs;
+    uint8_t server_mac[6];
+    uint8_t pad[2];
+    uint32_t mtu;
+    _Atomic uint64_t links_up; /* bit per link */
+    struct rss rss;
+    struct mem_link link[MEM_LINKS_MAX];
+    struct mem_side side[MEM_SIDES_MAX]; /* rings, then links */
+};
+
+/* A process's view. */
+struct mem_device {
+    uint8_t *base;
+    size_t bytes;
+    struct mem_shared *shared;
+    struct mem_lane *lanes;
+    int memfd;
+    int doorbell[MEM_SIDES_MAX]; /* eventfds; -1: not this process's to ring */
+    int listen_fd;               /* owner only */
+    int epoll_fd;
+    int link_fd[MEM_LINKS_MAX]; /* owner's end of each client's connection */
+    char name[PORT_NAME_MAX];
+};
+
+/* Where a port stands: port->priv. */
+struct mem_place {
+    struct mem_device *device;
+    uint32_t side;
+    bool server;
+    uint32_t index; /* ring or link number */
+};
+
+extern const struct port_ops mem_port_ops;
+
+/* Lane of a link and a ring; `down` from the server to the link. */
+static inline uint32_t mem_lane_index(const struct mem_shared *shared, uint32_t link,
+                                      uint32_t ring, bool down)
+{
+    return (link * shared->rings + ring) * 2 + down;
+}
+
+void mem_mac_of_link(const struct mem_shared *shared, uint32_t link, uint8_t mac[6]);
+/* Maps the view's pointers from base. False: not a mem: region. */
+bool mem_view(struct mem_device *device);
+/* Fills a port for a side of the view. */
+int mem_port_init(struct port *port, struct mem_device *device, bool server, uint32_t index);
+/* Completes what a dead side left half done. */
+void mem_side_recover(struct mem_device *device, uint32_t side);
+
+/* mem_link.c: the owner's socket. */
+int mem_listen(struct mem_device *device, char *error);
+int mem_serve(struct mem_device *device);
+void mem_unlisten(struct mem_device *device);
+/* Takes a free link and resets it; -EBUSY: none, -EAGAIN: a shard may still be at it. */
+int mem_link_take(struct mem_device *device);
+void mem_link_drop(struct mem_device *device, uint32_t link);

@@ -1,0 +1,466 @@
+/*
+ * Links of a mem: device: the owner's abstract socket, by which other processes attach by name. The
+ * connection stays open for as long as the client lives: its hang-up frees the link.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "ports/mem.h"
+#include "ports/region.h"
+
+enum {
+    FDS_MAX = 2 + PORT_RINGS_MAX, /* memory, the client's bell, the rings' bells */
+    EPOLL_LISTEN = UINT32_MAX,
+    ATTACH_TRIES = 200, /* of 1 ms each, while a shard may still be at a dead client's lanes */
+};
+
+/* The owner's answer; the descriptors come with it. */
+struct welcome {
+    uint32_t magic;
+    int32_t error; /* 0, or -errno with nothing else valid */
+    uint32_t link;
+    uint32_t rings;
+    uint64_t bytes;
+};
+
+static socklen_t make_address(struct sockaddr_un *address, const char *name)
+{
+    int n;
+
+    memset(address, 0, sizeof(*address));
+    address->sun_family = AF_UNIX;
+    n = snprintf(address->sun_path + 1, sizeof(address->sun_path) - 1, "shardserver/mem/%s", name);
+    return (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)n);
+}
+
+static int watch(const struct mem_device *device, int fd, uint32_t tag)
+{
+    struct epoll_event event = {.events = EPOLLIN | EPOLLRDHUP, .data.u32 = tag};
+
+    return epoll_ctl(device->epoll_fd, EPOLL_CTL_ADD, fd, &event) == 0 ? 0 : -errno;
+}
+
+int mem_listen(struct mem_device *device, char *error)
+{
+    struct sockaddr_un address;
+    socklen_t len = make_address(&address, device->name);
+    int code = 0;
+
+    device->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+    device->listen_fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (device->epoll_fd < 0 || device->listen_fd < 0) {
+        return -errno;
+    }
+    if (bind(device->listen_fd, (struct sockaddr *)&address, len) != 0 ||
+        listen(device->listen_fd, MEM_LINKS_MAX) != 0) {
+        code = -errno;
+    }
+    if (code == -EADDRINUSE) {
+        snprintf(error, PORT_ERROR_MAX,
+                 "mem:%s: a device of this name exists: stop its server, or choose another name",
+                 device->name);
+    }
+    return code ? code : watch(device, device->listen_fd, EPOLL_LISTEN);
+}
+
+static void close_fd(int *fd)
+{
+    if (*fd >= 0) {
+        close(*fd);
+        *fd = -1;
+    }
+}
+
+void mem_unlisten(struct mem_device *device)
+{
+    for (uint32_t i = 0; i < MEM_LINKS_MAX; i++) {
+        close_fd(&device->link_fd[i]);
+    }
+    close_fd(&device->listen_fd);
+    close_fd(&device->epoll_fd);
+}
+
+/* No shard can still be inside a sync that began while the link was up. */
+static bool is_quiet(struct mem_device *device, uint32_t link)
+{
+    const struct mem_shared *shared = device->shared;
+
+    for (uint32_t ring = 0; ring < shared->rings; ring++) {
+        uint32_t then = shared->link[link].down_seq[ring];
+
+        if ((then & 1) && atomic_load(&shared->side[ring].sync_seq) == then) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static void lane_reset(struct mem_lane *lane)
+{
+    atomic_store(&lane->head, 0);
+    atomic_store(&lane->tail, 0);
+    lane->stalled = 0;
+}
+
+static void link_reset(struct mem_device *device, uint32_t link)
+{
+    struct mem_shared *shared = device->shared;
+    struct nm_if *nifp = (struct nm_if *)(void *)(device->base + shared->if_ofs[1 + link]);
+    struct mem_side *side = &shared->side[shared->rings + link];
+
+    mem_side_recover(device, shared->rings + link);
+    region_reset_rx(nm_rx_ring(nifp, 0));
+    region_reset_tx(nm_tx_ring(nifp, 0));
+    side->tx_hwcur = 0;
+    memset(&side->counters, 0, sizeof(side->counters));
+    for (uint32_t ring = 0; ring < shared->rings; ring++) {
+        lane_reset(&device->lanes[mem_lane_index(shared, link, ring, false)]);
+        lane_reset(&device->lanes[mem_lane_index(shared, link, ring, true)]);
+    }
+    shared->link[link].generation++;
+}
+
+int mem_link_take(struct mem_device *device)
+{
+    struct mem_shared *shared = device->shared;
+    int answer = -EBUSY;
+
+    for (uint32_t link = 0; link < shared->links; link++) {
+        if (atomic_load(&shared->link[link].up)) {
+            continue;
+        }
+        if (!is_quiet(device, link)) {
+            answer = -EAGAIN;
+            continue;
+        }
+        link_reset(device, link);
+        atomic_store(&shared->link[link].up, 1);
+        atomic_fetch_or(&shared->links_up, (uint64_t)1 << link);
+        return (int)link;
+    }
+    return answer;
+}
+
+void mem_link_drop(struct mem_device *device, uint32_t link)
+{
+    struct mem_shared *shared = device->shared;
+
+    atomic_fetch_and(&shared->links_up, ~((uint64_t)1 << link));
+    for (uint32_t ring = 0; ring < shared->rings; ring++) {
+        shared->link[link].down_seq[ring] = atomic_load(&shared->side[ring].sync_seq);
+    }
+    atomic_store(&shared->link[link].up, 0);
+    close_fd(&device->link_fd[link]);
+}
+
+/* Sends the answer with its descriptors; a client that does not take it is closed. */
+static int send_welcome(int fd, const struct welcome *welcome, const int *fds, uint32_t n)
+{
+    struct iovec iov = {.iov_base = (void *)(uintptr_t)welcome, .iov_len = sizeof(*welcome)};
+    union {
+        struct cmsghdr header;
+        char bytes[CMSG_SPACE(sizeof(int) * FDS_MAX)];
+    } control = {0};
+    struct msghdr message = {.msg_iov = &iov, .msg_iovlen = 1};
+    struct cmsghdr *cmsg;
+
+    if (n > 0) {
+        message.msg_control = control.bytes;
+        message.msg_controllen = CMSG_SPACE(sizeof(int) * n);
+        cmsg = CMSG_FIRSTHDR(&message);
+        cmsg->cmsg_level = SOL_SOCKET;
+        cmsg->cmsg_type = SCM_RIGHTS;
+        cmsg->cmsg_len = CMSG_LEN(sizeof(int) * n);
+        memcpy(CMSG_DATA(cmsg), fds, sizeof(int) * n);
+    }
+    return sendmsg(fd, &message, MSG_NOSIGNAL) == sizeof(*welcome) ? 0 : -errno;
+}
+
+static bool peer_allowed(int fd)
+{
+    struct ucred peer;
+    socklen_t len = sizeof(peer);
+
+    return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) == 0 &&
+           (peer.uid == geteuid() || peer.uid == 0);
+}
+
+static int admit(struct mem_device *device, int fd)
+{
+    struct mem_shared *shared = device->shared;
+    struct welcome welcome = {
+        .magic = MEM_MAGIC, .rings = shared->rings, .bytes = device->bytes, .error = -EPERM};
+    int fds[FDS_MAX];
+    int link = peer_allowed(fd) ? mem_link_take(device) : -EPERM;
+
+    if (link < 0) {
+        welcome.error = link;
+        send_welcome(fd, &welcome, NULL, 0);
+        return link;
+    }
+    welcome.error = 0;
+    welcome.link = (uint32_t)link;
+    fds[0] = device->memfd;
+    fds[1] = device->doorbell[shared->rings + (uint32_t)link];
+    memcpy(fds + 2, device->doorbell, sizeof(int) * shared->rings);
+    device->link_fd[link] = fd;
+    if (send_welcome(fd, &welcome, fds, 2 + shared->rings) != 0 ||
+        watch(device, fd, (uint32_t)link) != 0) {
+        mem_link_drop(device, (uint32_t)link);
+    }
+    return 0;
+}
+
+static void accept_one(struct mem_device *device)
+{
+    int fd = accept4(device->listen_fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+
+    if (fd >= 0 && admit(device, fd) < 0) {
+        close(fd);
+    }
+}
+
+int mem_serve(struct mem_device *device)
+{
+    struct epoll_event events[MEM_LINKS_MAX + 1];
+    int n = epoll_wait(device->epoll_fd, events, MEM_LINKS_MAX + 1, 0);
+
+    for (int i = 0; i < n; i++) {
+        if (events[i].data.u32 == EPOLL_LISTEN) {
+            accept_one(device);
+        } else if (events[i].data.u32 < MEM_LINKS_MAX) {
+            mem_link_drop(device, events[i].data.u32); /* clients say nothing: it hung up */
+        }
+    }
+    return n < 0 && errno != EINTR ? -errno : 0;
+}
+
+struct mem_attachment {
+    struct mem_device view;
+    struct port port;
+    uint8_t mac[2][6]; /* link's, server's */
+    int fd;            /* to the owner; -1: local */
+    struct mem_device *owner; /* local only */
+    uint32_t link;
+};
+
+static int connect_to(const char *name)
+{
+    struct sockaddr_un address;
+    socklen_t len = make_address(&address, name);
+    int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+    struct timeval patience = {.tv_sec = 5};
+
+    if (fd < 0) {
+        return -errno;
+    }
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+    if (connect(fd, (struct sockaddr *)&address, len) != 0) {
+        int error = -errno;
+        close(fd);
+        return error;
+    }
+    return fd;
+}
+
+/* Number of descriptors received, or -errno. */
+static int receive_welcome(int fd, struct welcome *welcome, int fds[FDS_MAX])
+{
+    struct iovec iov = {.iov_base = welcome, .iov_len = sizeof(*welcome)};
+    union {
+        struct cmsghdr header;
+        char bytes[CMSG_SPACE(sizeof(int) * FDS_MAX)];
+    } control;
+    struct msghdr message = {.msg_iov = &iov,
+                             .msg_iovlen = 1,
+                             .msg_control = control.bytes,
+                             .msg_controllen = sizeof(control.bytes)};
+    ssize_t got = recvmsg(fd, &message, MSG_CMSG_CLOEXEC);
+    struct cmsghdr *cmsg = got > 0 ? CMSG_FIRSTHDR(&message) : NULL;
+    size_t n = 0;
+
+    if (got != sizeof(*welcome) || welcome->magic != MEM_MAGIC) {
+        return got < 0 ? -errno : -EPROTO;
+    }
+    if (cmsg && cmsg->cmsg_type == SCM_RIGHTS) {
+        n = (cmsg->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+        memcpy(fds, CMSG_DATA(cmsg), n * sizeof(int));
+    }
+    return welcome->error ? welcome->error : (int)n;
+}
+
+static int open_view(struct mem_attachment *attachment, const struct welcome *welcome,
+                     const int *fds, int n)
+{
+    struct mem_device *view = &attachment->view;
+
+    if (n != (int)welcome->rings + 2 || welcome->rings > PORT_RINGS_MAX) {
+        return -EPROTO;
+    }
+    view->memfd = fds[0];
+    view->bytes = welcome->bytes;
+    memcpy(view->doorbell, fds + 2, sizeof(int) * welcome->rings);
+    view->doorbell[welcome->rings + welcome->link] = fds[1];
+    view->base = mmap(NULL, view->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, view->memfd, 0);
+    if (view->base == MAP_FAILED) {
+        view->base = NULL;
+        return -errno;
+    }
+    return mem_view(view) ? 0 : -EPROTO;
+}
+
+static int finish(struct mem_attachment *attachment, uint32_t link)
+{
+    attachment->link = link;
+    mem_mac_of_link(attachment->view.shared, link, attachment->mac[0]);
+    memcpy(attachment->mac[1], attachment->view.shared->server_mac, 6);
+    return mem_port_init(&attachment->port, &attachment->view, false, link);
+}
+
+static struct mem_attachment *attachment_new(void)
+{
+    struct mem_attachment *attachment = calloc(1, sizeof(*attachment));
+
+    if (attachment) {
+        attachment->fd = -1;
+        attachment->view.memfd = -1;
+        memset(attachment->view.doorbell, 0xff, sizeof(attachment->view.doorbell));
+    }
+    return attachment;
+}
+
+static void explain(char *error, const char *name, int code)
+{
+    const char *why = "the owner's answer could not be used";
+
+    if (code == -ECONNREFUSED || code == -ENOENT) {
+        why = "no such device here: start a server with --device mem:NAME first";
+    } else if (code == -EBUSY) {
+        why = "all its links are taken: end another client, or start it with more links";
+    } else if (code == -EPERM) {
+        why = "it belongs to another user";
+    } else if (code == -EAGAIN) {
+        why = "its owner does not answer";
+    }
+    snprintf(error, PORT_ERROR_MAX, "mem:%s: %s (errno %d)", name, why, -code);
+}
+
+static int attach_once(struct mem_attachment *attachment, const char *name)
+{
+    struct welcome welcome;
+    int fds[FDS_MAX];
+    int n;
+
+    attachment->fd = connect_to(name);
+    if (attachment->fd < 0) {
+        return attachment->fd;
+    }
+    n = receive_welcome(attachment->fd, &welcome, fds);
+    if (n < 0) {
+        close_fd(&attachment->fd);
+        return n;
+    }
+    n = open_view(attachment, &welcome, fds, n);
+    return n ? n : finish(attachment, welcome.link);
+}
+
+int mem_attach(struct mem_attachment **out, const char *name, char *error)
+{
+    struct mem_attachment *attachment = attachment_new();
+    struct timespec pause = {.tv_nsec = 1000000};
+    int code = -ENOMEM;
+
+    for (int i = 0; attachment && i < ATTACH_TRIES; i++) {
+        code = attach_once(attachment, name);
+        if (code != -EAGAIN || attachment->view.base) {
+            break;
+        }
+        nanosleep(&pause, NULL);
+    }
+    if (code != 0) {
+        explain(error, name, code);
+        if (attachment) {
+            mem_detach(attachment);
+        }
+        return code;
+    }
+    *out = attachment;
+    return 0;
+}
+
+int mem_attach_local(struct mem_attachment **out, struct device *device)
+{
+    struct mem_device *owner = device->priv;
+    struct mem_attachment *attachment = attachment_new();
+    int link = attachment ? mem_link_take(owner) : -ENOMEM;
+
+    if (link < 0) {
+        free(attachment);
+        return link;
+    }
+    attachment->owner = owner;
+    attachment->view = *owner;
+    *out = attachment;
+    return finish(attachment, (uint32_t)link);
+}
+
+static void close_view(struct mem_device *view)
+{
+    for (uint32_t i = 0; i < MEM_SIDES_MAX; i++) {
+        close_fd(&view->doorbell[i]);
+    }
+    if (view->base) {
+        munmap(view->base, view->bytes);
+    }
+    close_fd(&view->memfd);
+}
+
+void mem_detach(struct mem_attachment *attachment)
+{
+    free(attachment->port.priv);
+    if (attachment->owner) {
+        mem_link_drop(attachment->owner, attachment->link);
+    } else {
+        close_view(&attachment->view);
+        close_fd(&attachment->fd);
+    }
+    free(attachment);
+}
+
+struct port *mem_attachment_port(struct mem_attachment *attachment)
+{
+    return &attachment->port;
+}
+
+const uint8_t *mem_attachment_mac(const struct mem_attachment *attachment, bool server)
+{
+    return attachment->mac[server];
+}
+
+uint32_t mem_attachment_mtu(const struct mem_attachment *attachment)
+{
+    return attachment->view.shared->mtu;
+}
+
+uint32_t mem_attachment_link(const struct mem_attachment *attachment)
+{
+    return attachment->link;
+}
+
+int mem_attachment_alive(struct mem_attachment *attachment)
+{
+    char byte;
+
+    if (attachment->fd < 0) {
+        return attachment->owner != NULL;
+    }
+    return recv(attachment->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 && errno == EAGAIN;
+}

@@ -1,0 +1,108 @@
+/* ARP; see arp.h. */
+#include "stack/arp.h"
+
+#include <arpa/inet.h>
+#include <string.h>
+
+#include "stack/eth.h"
+#include "stack/neighbour.h"
+
+enum {
+    ARP_REQUEST = 1,
+    ARP_REPLY = 2,
+    HTYPE_ETHERNET = 1,
+};
+
+static bool well_formed(const struct wire_arp *arp)
+{
+    return arp->htype == htons(HTYPE_ETHERNET) && arp->ptype == htons(ETHERTYPE_IPV4) &&
+           arp->hlen == ETH_ALEN_BYTES && arp->plen == 4 && !(arp->sha[0] & 1);
+}
+
+static enum verdict handle(struct stack *stack, const struct wire_arp *arp)
+{
+    const struct stack_config *config = stack->config;
+    bool to_us = arp->tpa == config->ip;
+    bool asks = arp->oper == htons(ARP_REQUEST);
+    bool learned;
+    struct reply *reply;
+
+    if (arp->spa == config->ip || arp->spa == 0) { /* a claim of our address, or a probe */
+        learned = false;
+    } else {
+        learned = neighbour_update(stack->cluster->neighbours, arp->spa, arp->sha, stack->now_us,
+                                   to_us && asks);
+    }
+    if (!asks || !to_us) {
+        return learned ? VERDICT_arp_learned : VERDICT_arp_not_ours;
+    }
+    reply = reply_add(stack, REPLY_ARP);
+    if (reply) {
+        memcpy(reply->mac, arp->sha, sizeof(reply->mac));
+        reply->ip = arp->spa;
+    }
+    return VERDICT_arp_reply_sent;
+}
+
+void arp_input(struct stack *stack, struct frame *frame)
+{
+    struct wire_arp arp;
+
+    if (frame->contig < ETH_HDR_LEN + ARP_LEN) {
+        frame->verdict = VERDICT_arp_malformed;
+        return;
+    }
+    memcpy(&arp, frame->data + frame->l3_off, sizeof(arp));
+    frame->verdict = VERDICT_arp_malformed;
+    if (well_formed(&arp)) {
+        frame->verdict = (uint8_t)handle(stack, &arp);
+    }
+}
+
+bool arp_resolve(struct stack *stack, uint32_t ip, uint8_t mac[6])
+{
+    bool ask;
+    bool known = neighbour_lookup(stack->cluster->neighbours, ip, mac, stack->now_us, &ask);
+
+    if (ask) {
+        struct reply *reply = reply_add(stack, REPLY_ARP_ASK);
+
+        if (reply) {
+            reply->ip = ip;
+        }
+    }
+    return known;
+}
+
+void arp_announce(struct stack *stack)
+{
+    struct reply *reply = reply_add(stack, REPLY_ARP_ASK);
+
+    if (reply) {
+        reply->ip = stack->config->ip;
+    }
+}
+
+bool reply_send_arp(struct stack *stack, const struct reply *reply)
+{
+    static const uint8_t everybody[6] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff};
+    bool answer = reply->kind == REPLY_ARP;
+    struct wire_arp arp = {.htype = htons(HTYPE_ETHERNET),
+                           .ptype = htons(ETHERTYPE_IPV4),
+                           .hlen = ETH_ALEN_BYTES,
+                           .plen = 4,
+                           .oper = htons(answer ? ARP_REPLY : ARP_REQUEST),
+                           .spa = stack->config->ip,
+                           .tpa = reply->ip};
+    uint8_t *buf = tx_reserve(stack);
+
+    if (!buf) {
+        return false;
+    }
+    memcpy(arp.sha, stack->config->mac, sizeof(arp.sha));
+    memcpy(arp.tha, reply->mac, sizeof(arp.tha));
+    eth_write(stack, buf, answer ? reply->mac : everybody, ETHERTYPE_ARP);
+    memcpy(buf + ETH_HDR_LEN, &arp, sizeof(arp));
+    tx_push(stack, ETH_HDR_LEN + ARP_LEN);
+    return true;
+}

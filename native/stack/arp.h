@@ -1,0 +1,11 @@
+/* ARP (RFC 826): answer for our address, learn from who asks us, resolve next hops. */
+#pragma once
+#include "stack/stack.h"
+
+void arp_input(struct stack *stack, struct frame *frame);
+/* The MAC of an address on our link; false: unknown, and asked for at most once a second. */
+bool arp_resolve(struct stack *stack, uint32_t ip, uint8_t mac[6]);
+/* Queues an announcement of our own address (RFC 5227 section 2.3). */
+void arp_announce(struct stack *stack);
+/* False: the TX ring is full. */
+bool reply_send_arp(struct stack *stack, const struct reply *reply);

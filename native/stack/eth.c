@@ -1,0 +1,93 @@
+/* Ethernet, and the classification of a burst; see eth.h. */
+#include "stack/eth.h"
+
+#include <arpa/inet.h>
+#include <string.h>
+
+#include "base/hash.h"
+#include "stack/ipv4.h"
+
+void eth_write(const struct stack *stack, uint8_t *buf, const uint8_t mac[6], uint16_t ethertype)
+{
+    uint16_t type = htons(ethertype);
+
+    memcpy(buf, mac, ETH_ALEN_BYTES);
+    memcpy(buf + ETH_ALEN_BYTES, stack->config->mac, ETH_ALEN_BYTES);
+    memcpy(buf + offsetof(struct wire_eth, type), &type, sizeof(type));
+}
+
+/* Ours, or to everybody. */
+static bool eth_for_us(const struct stack *stack, struct frame *frame)
+{
+    frame->broadcast = frame->data[0] & 1;
+    return frame->broadcast || memcmp(frame->data, stack->config->mac, ETH_ALEN_BYTES) == 0;
+}
+
+static void classify_tcp(struct stack *stack, struct frame *frame)
+{
+    if (frame->l4_len < TCP_HDR_LEN || frame->contig < (uint32_t)frame->l4_off + TCP_HDR_LEN) {
+        frame->verdict = VERDICT_tcp_bad_header;
+        return;
+    }
+    if (frame->broadcast) {
+        frame->verdict = VERDICT_tcp_bad_source; /* MUST-57 */
+        return;
+    }
+    memcpy(&frame->tuple.rport, frame->data + frame->l4_off, sizeof(uint16_t));
+    memcpy(&frame->tuple.lport, frame->data + frame->l4_off + 2, sizeof(uint16_t));
+    frame->hash = flow_hash(stack->cluster->flow_key, &frame->tuple);
+    frame->kind = FRAME_TCP;
+}
+
+static void classify_ipv4(struct stack *stack, struct frame *frame)
+{
+    uint8_t protocol;
+
+    frame->verdict = (uint8_t)ipv4_parse(stack->config, frame, &protocol);
+    if (frame->verdict != VERDICT_NONE) {
+        return;
+    }
+    if (protocol == PROTO_TCP) {
+        classify_tcp(stack, frame);
+    } else if (protocol == PROTO_ICMP) {
+        frame->kind = FRAME_ICMP;
+    } else {
+        frame->verdict = VERDICT_ip_protocol;
+    }
+}
+
+static void classify(struct stack *stack, struct frame *frame)
+{
+    uint16_t type;
+
+    if (frame->verdict != VERDICT_NONE) {
+        return;
+    }
+    if (frame->contig < ETH_HDR_LEN) {
+        frame->verdict = VERDICT_eth_malformed;
+        return;
+    }
+    if (!eth_for_us(stack, frame)) {
+        frame->verdict = VERDICT_eth_not_ours;
+        return;
+    }
+    memcpy(&type, frame->data + offsetof(struct wire_eth, type), sizeof(type));
+    frame->l3_off = ETH_HDR_LEN;
+    if (type == htons(ETHERTYPE_IPV4)) {
+        classify_ipv4(stack, frame);
+    } else if (type == htons(ETHERTYPE_ARP)) {
+        frame->kind = FRAME_ARP;
+    } else {
+        frame->verdict = VERDICT_eth_type;
+    }
+}
+
+void classify_burst(struct stack *stack, struct frame *frames, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        prefetch_line(frames[i].data);
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        classify(stack, &frames[i]);
+    }
+}

@@ -1,0 +1,106 @@
+/* The flow table; see flow.h. */
+#include "stack/flow.h"
+
+static inline uint64_t entry_make(uint64_t hash, uint32_t conn)
+{
+    return (hash & 0xffffffff00000000u) | (conn + 1);
+}
+
+static inline bool tuple_equal(const struct tuple *a, const struct tuple *b)
+{
+    return memcmp(a, b, sizeof(*a)) == 0;
+}
+
+static uint64_t *bucket_at(const struct stack *stack, uint32_t bucket)
+{
+    return &stack->flow_table[(size_t)bucket * FLOW_BUCKET_ENTRIES];
+}
+
+uint32_t flow_buckets(uint32_t conns)
+{
+    uint64_t wanted = ((uint64_t)conns * 4 / 3 + FLOW_BUCKET_ENTRIES) / FLOW_BUCKET_ENTRIES;
+    uint32_t buckets = 2;
+
+    while (buckets < wanted) {
+        buckets *= 2;
+    }
+    return buckets;
+}
+
+static uint32_t bucket_lookup(const struct stack *stack, uint32_t bucket, const struct tuple *tuple,
+                              uint64_t hash)
+{
+    const uint64_t *entry = bucket_at(stack, bucket);
+
+    for (uint32_t i = 0; i < FLOW_BUCKET_ENTRIES; i++) {
+        uint32_t conn = (uint32_t)entry[i] - 1;
+
+        if (entry[i] >> 32 != hash >> 32 || conn >= stack->config->conns_max) {
+            continue;
+        }
+        if (stack->hot[conn].state != CONN_FREE && tuple_equal(&stack->hot[conn].tuple, tuple)) {
+            return conn;
+        }
+    }
+    return CONN_NONE;
+}
+
+uint32_t flow_lookup(const struct stack *stack, const struct tuple *tuple, uint64_t hash)
+{
+    uint32_t conn = bucket_lookup(stack, flow_bucket_a(stack, hash), tuple, hash);
+
+    if (conn == CONN_NONE) {
+        conn = bucket_lookup(stack, flow_bucket_b(stack, hash), tuple, hash);
+    }
+    return conn;
+}
+
+static uint32_t bucket_used(const struct stack *stack, uint32_t bucket)
+{
+    const uint64_t *entry = bucket_at(stack, bucket);
+    uint32_t used = 0;
+
+    for (uint32_t i = 0; i < FLOW_BUCKET_ENTRIES; i++) {
+        used += entry[i] != 0;
+    }
+    return used;
+}
+
+bool flow_insert(struct stack *stack, uint32_t conn, uint64_t hash)
+{
+    uint32_t a = flow_bucket_a(stack, hash);
+    uint32_t b = flow_bucket_b(stack, hash);
+    uint64_t *entry = bucket_at(stack, bucket_used(stack, b) < bucket_used(stack, a) ? b : a);
+
+    for (uint32_t i = 0; i < FLOW_BUCKET_ENTRIES; i++) {
+        if (entry[i] == 0) {
+            undo_save(&stack->arena, &entry[i]);
+            entry[i] = entry_make(hash, conn);
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool bucket_remove(struct stack *stack, uint32_t bucket, uint64_t wanted)
+{
+    uint64_t *entry = bucket_at(stack, bucket);
+
+    for (uint32_t i = 0; i < FLOW_BUCKET_ENTRIES; i++) {
+        if (entry[i] == wanted) {
+            undo_save(&stack->arena, &entry[i]);
+            entry[i] = 0;
+            return true;
+        }
+    }
+    return false;
+}
+
+void flow_remove(struct stack *stack, uint32_t conn, uint64_t hash)
+{
+    uint64_t wanted = entry_make(hash, conn);
+
+    if (!bucket_remove(stack, flow_bucket_a(stack, hash), wanted)) {
+        bucket_remove(stack, flow_bucket_b(stack, hash), wanted);
+    }
+}

@@ -1,0 +1,33 @@
+/*
+ * The flow table: one 64-byte line a bucket, eight entries {tag 32, index + 1}, two candidate
+ * buckets a flow and no chains. An entry is published by one store and verified against the
+ * connection, so a wrong or stale entry can mislead nobody.
+ */
+#pragma once
+#include "stack/conn.h"
+
+enum {
+    FLOW_BUCKET_ENTRIES = 8,
+};
+
+static inline uint32_t flow_bucket_a(const struct stack *stack, uint64_t hash)
+{
+    return (uint32_t)hash & stack->flow_mask;
+}
+
+static inline uint32_t flow_bucket_b(const struct stack *stack, uint64_t hash)
+{
+    return ((uint32_t)hash ^ (uint32_t)(hash >> 32) * 0x9e3779b1u) & stack->flow_mask;
+}
+
+static inline void flow_prefetch(const struct stack *stack, uint64_t hash)
+{
+    prefetch_line(&stack->flow_table[(size_t)flow_bucket_a(stack, hash) * FLOW_BUCKET_ENTRIES]);
+}
+
+/* Number of buckets (a power of two) for `conns` connections at a load of at most 3/4. */
+uint32_t flow_buckets(uint32_t conns);
+uint32_t flow_lookup(const struct stack *stack, const struct tuple *tuple, uint64_t hash);
+/* False: both buckets are full. */
+bool flow_insert(struct stack *stack, uint32_t conn, uint64_t hash);
+void flow_remove(struct stack *stack, uint32_t conn, uint64_t hash);

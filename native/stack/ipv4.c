@@ -1,0 +1,84 @@
+/* IPv4; see ipv4.h. */
+#include "stack/ipv4.h"
+
+#include <arpa/inet.h>
+#include <string.h>
+
+#include "base/csum.h"
+
+enum {
+    TTL_DEFAULT = 64,
+    FRAG_MORE = 0x2000,
+    FRAG_OFFSET = 0x1fff,
+    FRAG_DONT = 0x4000,
+};
+
+/* RFC 1122 section 3.2.1.3: addresses that no host sends from. */
+static bool source_possible(const struct stack_config *config, uint32_t src)
+{
+    uint32_t host = ntohl(src);
+
+    if (host >> 24 == 0 || host >> 24 == 127 || host >> 28 >= 14 || src == config->ip) {
+        return false;
+    }
+    return config->netmask == UINT32_MAX || (src & ~config->netmask) != ~config->netmask ||
+           (src & config->netmask) != (config->ip & config->netmask);
+}
+
+enum verdict ipv4_parse(const struct stack_config *config, struct frame *frame, uint8_t *protocol)
+{
+    struct wire_ipv4 ip;
+    uint32_t header;
+    uint32_t total;
+
+    if (frame->contig < ETH_HDR_LEN + IPV4_HDR_LEN) {
+        return VERDICT_eth_malformed;
+    }
+    memcpy(&ip, frame->data + frame->l3_off, sizeof(ip));
+    header = (uint32_t)(ip.version_ihl & 15) * 4;
+    total = ntohs(ip.total_len);
+    if (ip.version_ihl >> 4 != 4 || header < IPV4_HDR_LEN || total < header ||
+        total > frame->len - frame->l3_off || frame->contig < frame->l3_off + header ||
+        csum_fold(csum_add(frame->data + frame->l3_off, header, 0)) != 0) {
+        return VERDICT_ip_malformed;
+    }
+    if (ip.dst != config->ip) {
+        return VERDICT_ip_not_ours;
+    }
+    if (!source_possible(config, ip.src)) {
+        return VERDICT_ip_bad_source;
+    }
+    if (ntohs(ip.frag_off) & (FRAG_MORE | FRAG_OFFSET)) {
+        return VERDICT_ip_fragment;
+    }
+    frame->l4_off = (uint16_t)(frame->l3_off + header);
+    frame->l4_len = total - header;
+    frame->tuple.laddr = ip.dst;
+    frame->tuple.raddr = ip.src;
+    *protocol = ip.protocol;
+    return VERDICT_NONE;
+}
+
+void ipv4_write(const struct stack *stack, uint8_t *buf, uint32_t dst, uint8_t protocol,
+                uint32_t len)
+{
+    struct wire_ipv4 ip = {
+        .version_ihl = 0x45,
+        .total_len = htons((uint16_t)(IPV4_HDR_LEN + len)),
+        .frag_off = htons(FRAG_DONT), /* atomic: its id may be anything (RFC 6864) */
+        .ttl = TTL_DEFAULT,
+        .protocol = protocol,
+        .src = stack->config->ip,
+        .dst = dst,
+    };
+
+    ip.check = csum_fold(csum_add(&ip, sizeof(ip), 0));
+    memcpy(buf, &ip, sizeof(ip));
+}
+
+uint32_t stack_next_hop(const struct stack_config *config, uint32_t dst)
+{
+    bool on_link = ((dst ^ config->ip) & config->netmask) == 0;
+
+    return on_link || config->gateway == 0 ? dst : config->gateway;
+}
