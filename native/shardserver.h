@@ -164,3 +164,54 @@ const char *ss_counter_text(uint32_t index);
 const char *ss_phase_name(uint32_t phase);
 const char *ss_service_name(uint32_t index);
 const char *ss_backend_name(uint32_t index);
+
+/* The load client: every byte is derived from (seed, connection, offset) and checked. */
+struct ss_load_options {
+    char device[64]; /* mem: name without the prefix; "": kernel sockets */
+    uint32_t ip;     /* target, host order */
+    uint32_t tcp_port;
+    uint32_t source_ip; /* first source address; 0: any (kernel), 10.77.x.1 of the link (mem:) */
+    uint32_t source_n;  /* kernel: consecutive source addresses to spread over */
+    uint32_t connections;
+    uint32_t first_id; /* of the first connection: its pattern's name */
+    uint32_t size;     /* bytes a message */
+    uint32_t pipeline; /* messages in flight per connection */
+    uint64_t seed;
+    uint64_t duration_us;
+    uint64_t messages;   /* per connection; 0: until the duration is over */
+    uint64_t timeout_us; /* a connection silent for so long is counted and given up */
+    uint32_t ramp;       /* connects in flight at most */
+    uint32_t spin_us;
+    uint32_t hold; /* 1: connect, then wait for `go` before the first message */
+    uint32_t pad;
+    char faults[128]; /* mem: on the client's side of the wire */
+};
+
+/* Aligned words in shared memory; the client is the one writer, but for `stop` and `go`. */
+struct ss_load_stats {
+    uint64_t connected; /* connections opened so far */
+    uint64_t active;    /* open now (gauge) */
+    uint64_t finished;  /* ended in order, everything verified */
+    uint64_t messages;
+    uint64_t bytes; /* echoed and compared */
+    uint64_t mismatched_bytes;
+    uint64_t resets;
+    uint64_t timeouts;
+    uint64_t refused;
+    uint64_t started_us; /* CLOCK_MONOTONIC: first message */
+    uint64_t ended_us;   /* last message */
+    uint64_t largest_gap_us; /* longest time without any reply while messages were in flight */
+    uint64_t stop;
+    uint64_t go;
+    uint64_t latency[4096]; /* buckets: ss_latency_quantile */
+};
+
+/* Shared memory for one client's statistics; NULL: out of memory. */
+struct ss_load_stats *ss_load_stats_map(void);
+void ss_load_stats_unmap(struct ss_load_stats *stats);
+/* Runs to its end. 0 or -errno with a sentence; errors of single connections are counted only. */
+int32_t ss_load_run(const struct ss_load_options *options, struct ss_load_stats *stats,
+                    char *error);
+void ss_load_merge(struct ss_load_stats *into, const struct ss_load_stats *from);
+/* Nanoseconds below which the fraction q of all samples lies (0 without samples). */
+uint64_t ss_latency_quantile(const struct ss_load_stats *stats, double q);
