@@ -32,7 +32,7 @@ enum {
     ROUND_US = 250000,
     ROUNDS = 4,
     VNET = 10,
-    DATA_OFFSET = TPACKET2_HDRLEN - (int)sizeof(struct sockaddr_ll),
+    DATA_OFFSET = (int)(TPACKET2_HDRLEN - sizeof(struct sockaddr_ll)),
 };
 
 struct sender {

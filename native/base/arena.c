@@ -44,7 +44,8 @@ int arena_create(struct arena *arena, size_t size, uint32_t shard)
     header->size = size;
     header->used = (sizeof(*header) + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE;
     header->shard = shard;
-    *arena = (struct arena){.base = base, .size = size, .undo = &header->undo, .fd = fd};
+    *arena = (struct arena){
+        .base = base, .size = size, .undo = &header->undo, .fd = fd, .transaction = 1};
     return 0;
 }
 

@@ -16,6 +16,7 @@ enum {
     ARENA_MAGIC = 0x53485244,
     ARENA_VERSION = 1,
     UNDO_LINES_MAX = 2048, /* lines one transaction may change */
+    UNDO_SAVED_ENTRIES = 128, /* lines remembered as saved, a power of two */
 };
 
 struct undo_log {
@@ -41,6 +42,8 @@ struct arena {
     size_t size;
     struct undo_log *undo;
     int fd;
+    uint32_t transaction;               /* counts commits of this process */
+    uint64_t saved[UNDO_SAVED_ENTRIES]; /* transaction << 32 | line: saved already */
 };
 
 /* Creates a sealed memfd of `size` bytes and maps it MAP_SHARED. 0 or -errno. */
@@ -63,8 +66,14 @@ static inline void undo_save(struct arena *arena, const void *object)
 {
     struct undo_log *undo = arena->undo;
     uint32_t line = (uint32_t)((size_t)((const uint8_t *)object - arena->base) / CACHE_LINE);
+    uint64_t *saved = &arena->saved[line % UNDO_SAVED_ENTRIES];
+    uint64_t mark = (uint64_t)arena->transaction << 32 | line;
     uint32_t n = undo->count;
 
+    if (*saved == mark) {
+        return;
+    }
+    *saved = mark;
     ENSURE(n < UNDO_LINES_MAX);
     memcpy(undo->image[n], arena->base + (size_t)line * CACHE_LINE, CACHE_LINE);
     undo->line[n] = line;
@@ -78,5 +87,6 @@ static inline void undo_commit(struct arena *arena)
 {
     compiler_barrier();
     arena->undo->count = 0;
+    arena->transaction++;
     compiler_barrier();
 }

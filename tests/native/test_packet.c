@@ -1,0 +1,422 @@
+/* packet: traffic between our rings and the kernel, over a veth pair. */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "packet_wire.h"
+
+static void a_datagram_goes_both_ways(void)
+{
+    struct packet_wire wire;
+    uint8_t payload[100];
+    uint8_t back[200];
+    struct port *port;
+
+    if (!wire_open(&wire, 1, 1500)) {
+        return;
+    }
+    port = &wire.device->ports[0];
+    CHECK_EQ(wire.device->mtu, 1500);
+    CHECK_EQ(port->caps & (PORT_CAP_VNET_HDR | PORT_CAP_RX_GSO | PORT_CAP_TX_CSUM),
+             PORT_CAP_VNET_HDR | PORT_CAP_RX_GSO | PORT_CAP_TX_CSUM);
+    wire_fill(payload, sizeof(payload), 1);
+    CHECK(send(wire.udp, payload, sizeof(payload), 0) == sizeof(payload));
+    CHECK(wire_receive(port));
+    CHECK_EQ(got.len, UDP_HEADERS + sizeof(payload));
+    CHECK(memcmp(got.data, wire.device->mac, 6) == 0);
+    CHECK(memcmp(got.data + UDP_HEADERS, payload, sizeof(payload)) == 0);
+    CHECK_EQ(got.hdr.flags, VNET_F_NEEDS_CSUM); /* a local kernel leaves the checksum to the card */
+    CHECK_EQ(got.hdr.csum_start, ETH_HDR_LEN + IPV4_HDR_LEN);
+    CHECK_EQ(got.hdr.csum_offset, 6);
+    wire_push_udp(&wire, payload, sizeof(payload));
+    CHECK_EQ(port->ops->tx_sync(port, wire_now_us()), 0);
+    CHECK_EQ(recv(wire.udp, back, sizeof(back), 0), sizeof(payload));
+    CHECK(memcmp(back, payload, sizeof(payload)) == 0);
+    CHECK_EQ(port->counters->rx_frames, 1);
+    CHECK_EQ(port->counters->rx_bytes, UDP_HEADERS + sizeof(payload));
+    CHECK_EQ(port->counters->tx_frames, 1);
+    CHECK_EQ(port->counters->tx_bytes, UDP_HEADERS + sizeof(payload));
+    wire_close(&wire);
+}
+
+static void a_jumbo_frame_takes_several_slots(void)
+{
+    static uint8_t payload[8000];
+    static uint8_t back[JUMBO];
+    struct packet_wire wire;
+    struct port *port;
+
+    if (!wire_open(&wire, 1, JUMBO)) {
+        return;
+    }
+    port = &wire.device->ports[0];
+    for (uint32_t round = 0; round < 300; round++) { /* over the end of both rings */
+        uint32_t len = 1 + round * 26 % sizeof(payload);
+        uint32_t total = PORT_VNET_HDR_LEN + UDP_HEADERS + len;
+
+        wire_fill(payload, len, round);
+        CHECK(send(wire.udp, payload, len, 0) == (ssize_t)len);
+        CHECK(wire_receive(port));
+        CHECK_EQ(got.len, UDP_HEADERS + len);
+        CHECK(got.slots >= (total + 2047) / 2048 && got.slots <= (total + 2047) / 2048 + 1);
+        CHECK(memcmp(got.data + UDP_HEADERS, payload, len) == 0);
+        wire_push_udp(&wire, got.data + UDP_HEADERS, len);
+        CHECK_EQ(port->ops->tx_sync(port, wire_now_us()), 0);
+        CHECK_EQ(recv(wire.udp, back, sizeof(back), 0), len);
+        CHECK(memcmp(back, payload, len) == 0);
+    }
+    CHECK_EQ(port->counters->rx_missed, 0);
+    wire_close(&wire);
+}
+
+static void a_vlan_tag_is_put_back(void)
+{
+    struct packet_wire wire;
+    uint8_t *mac;
+    int fd;
+    struct sockaddr_in to = {.sin_family = AF_INET,
+                             .sin_port = htons(SERVICE_PORT),
+                             .sin_addr.s_addr = htonl(0x0a090502)};
+
+    if (!wire_open(&wire, 1, 1500)) {
+        return;
+    }
+    if (!netns_ip("link add link cli0 name cli0.5 type vlan id 5")) {
+        check_skip("this kernel makes no VLAN interfaces");
+        wire_close(&wire);
+        return;
+    }
+    mac = wire.device->mac;
+    CHECK(netns_ip("addr add 10.9.5.1/24 dev cli0.5"));
+    CHECK(netns_ip("link set cli0.5 up"));
+    CHECK(netns_ip("neigh replace 10.9.5.2 dev cli0.5 lladdr %02x:%02x:%02x:%02x:%02x:%02x", mac[0],
+                   mac[1], mac[2], mac[3], mac[4], mac[5]));
+    fd = socket(AF_INET, SOCK_DGRAM, 0);
+    CHECK(sendto(fd, "tagged", 6, 0, (struct sockaddr *)&to, sizeof(to)) == 6);
+    CHECK(wire_receive(&wire.device->ports[0]));
+    CHECK_EQ(got.len, UDP_HEADERS + 4 + 6);
+    CHECK(memcmp(got.data, mac, 6) == 0);
+    CHECK_EQ(wire_word(12), 0x8100);
+    CHECK_EQ(wire_word(14) & 0xfff, 5);
+    CHECK_EQ(wire_word(16), ETHERTYPE_IPV4);
+    CHECK(memcmp(got.data + UDP_HEADERS + 4, "tagged", 6) == 0);
+    if (got.hdr.flags & VNET_F_NEEDS_CSUM) {
+        CHECK_EQ(got.hdr.csum_start, ETH_HDR_LEN + 4 + IPV4_HDR_LEN);
+    }
+    close(fd);
+    wire_close(&wire);
+}
+
+/* Sum of the pseudo-header, which the sender of a NEEDS_CSUM frame leaves in the checksum field. */
+static uint16_t pseudo_sum(uint32_t l4_len)
+{
+    uint32_t sum = (ADDR_CLIENT >> 16) + (ADDR_CLIENT & 0xffff) + (ADDR_SERVICE >> 16) +
+                   (ADDR_SERVICE & 0xffff) + PROTO_TCP + l4_len;
+
+    sum = (sum & 0xffff) + (sum >> 16);
+    return htons((uint16_t)sum);
+}
+
+/* A TCP segment from the service, its checksum left to the kernel; with gso a super-segment. */
+static void push_tcp(const struct packet_wire *wire, const struct wire_tcp *tcp, const uint8_t *payload,
+                     uint32_t len, uint16_t gso_size)
+{
+    static uint8_t frame[66000];
+    struct vnet_hdr hdr = {.flags = VNET_F_NEEDS_CSUM,
+                           .gso_type = gso_size ? VNET_GSO_TCPV4 : VNET_GSO_NONE,
+                           .hdr_len = TCP_HEADERS_LEN,
+                           .gso_size = gso_size,
+                           .csum_start = ETH_HDR_LEN + IPV4_HDR_LEN,
+                           .csum_offset = offsetof(struct wire_tcp, check)};
+    uint8_t *l4 = wire_write_ip(wire, frame, PROTO_TCP, TCP_HDR_LEN + len);
+    struct wire_tcp copy = *tcp;
+
+    copy.data_off = TCP_HDR_LEN / 4 << 4;
+    copy.window = htons(65535);
+    copy.check = pseudo_sum(TCP_HDR_LEN + len);
+    memcpy(l4, &copy, sizeof(copy));
+    memcpy(l4 + sizeof(copy), payload, len);
+    wire_push(&wire->device->ports[0], &hdr, frame, TCP_HEADERS_LEN + len);
+    CHECK_EQ(wire->device->ports[0].ops->tx_sync(&wire->device->ports[0], wire_now_us()), 0);
+}
+
+/* Answers the client's SYN; `tcp` is then what the next segment of the service begins with. */
+static bool accept_client(const struct packet_wire *wire, struct wire_tcp *tcp)
+{
+    const uint32_t l4 = ETH_HDR_LEN + IPV4_HDR_LEN;
+
+    if (!CHECK(wire_receive(&wire->device->ports[0])) || !CHECK(got.data[l4 + 13] == TCP_SYN)) {
+        return false;
+    }
+    *tcp = (struct wire_tcp){.src_port = htons(SERVICE_PORT),
+                             .dst_port = htons(wire_word(l4)),
+                             .seq = htonl(1000),
+                             .ack = htonl(wire_long(l4 + 4) + 1),
+                             .flags = TCP_SYN | TCP_ACK};
+    push_tcp(wire, tcp, NULL, 0, 0);
+    tcp->seq = htonl(1001);
+    tcp->flags = TCP_ACK;
+    return true;
+}
+
+/* What the kernel sends of `len` bytes: in order, byte-exact; true if a super-segment was there. */
+static bool receive_stream(const struct packet_wire *wire, struct wire_tcp *tcp, const uint8_t *expected,
+                           uint32_t len)
+{
+    const uint32_t start = ntohl(tcp->ack);
+    uint32_t done = 0;
+    bool super = false;
+
+    while (done < len && CHECK(wire_receive(&wire->device->ports[0]))) {
+        uint32_t header = (uint32_t)(got.data[ETH_HDR_LEN + IPV4_HDR_LEN + 12] >> 4) * 4;
+        uint32_t data = ETH_HDR_LEN + IPV4_HDR_LEN + header;
+
+        if (got.len == data || wire_long(ETH_HDR_LEN + IPV4_HDR_LEN + 4) != start + done) {
+            continue; /* an ACK, or a repetition */
+        }
+        super |= got.hdr.gso_type == VNET_GSO_TCPV4 && got.hdr.gso_size > 0 && got.slots > 1;
+        CHECK(memcmp(got.data + data, expected + done, got.len - data) == 0);
+        done += got.len - data;
+        tcp->ack = htonl(start + done);
+        push_tcp(wire, tcp, NULL, 0, 0);
+    }
+    return super;
+}
+
+static void super_segments_of_the_kernel_s_tcp_go_both_ways(void)
+{
+    static uint8_t payload[60000];
+    static uint8_t back[30000];
+    struct sockaddr_in to = {.sin_family = AF_INET,
+                             .sin_port = htons(SERVICE_PORT),
+                             .sin_addr.s_addr = htonl(ADDR_SERVICE)};
+    struct packet_wire wire;
+    struct wire_tcp tcp;
+    int fd;
+
+    if (!wire_open(&wire, 1, 1500)) {
+        return;
+    }
+    fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    CHECK(connect(fd, (struct sockaddr *)&to, sizeof(to)) != 0 && errno == EINPROGRESS);
+    if (accept_client(&wire, &tcp)) {
+        struct pollfd writable = {.fd = fd, .events = POLLOUT};
+
+        wire_fill(payload, sizeof(payload), 3);
+        CHECK_EQ(poll(&writable, 1, WAIT_MS), 1);
+        CHECK_EQ(write(fd, payload, sizeof(payload)), sizeof(payload));
+        CHECK(receive_stream(&wire, &tcp, payload, sizeof(payload)));
+        tcp.flags = TCP_ACK | TCP_PSH;
+        push_tcp(&wire, &tcp, payload, sizeof(back), 1460);
+        CHECK_EQ(poll(&(struct pollfd){.fd = fd, .events = POLLIN}, 1, WAIT_MS), 1);
+        CHECK_EQ(recv(fd, back, sizeof(back), 0), sizeof(back));
+        CHECK(memcmp(back, payload, sizeof(back)) == 0);
+    }
+    close(fd);
+    wire_close(&wire);
+}
+
+static void a_flow_stays_on_its_ring(void)
+{
+    struct packet_wire wire;
+    uint32_t frames[4] = {0};
+
+    if (!wire_open(&wire, 4, 1500)) {
+        return;
+    }
+    for (uint16_t flow = 0; flow < 100; flow++) {
+        int fd = wire_client((uint16_t)(41000 + flow));
+        int owner = -1;
+
+        for (int k = 0; k < 3; k++) {
+            CHECK(send(fd, "x", 1, 0) == 1);
+        }
+        for (uint32_t ring = 0; ring < 4; ring++) {
+            struct port *port = &wire.device->ports[ring];
+
+            CHECK_EQ(port->ops->rx_sync(port, wire_now_us()), 0);
+            while (wire_take(port)) {
+                CHECK_EQ(wire_word(ETH_HDR_LEN + IPV4_HDR_LEN), 41000 + flow);
+                CHECK(owner == -1 || owner == (int)ring);
+                owner = (int)ring;
+                frames[ring]++;
+            }
+        }
+        close(fd);
+    }
+    CHECK_EQ(frames[0] + frames[1] + frames[2] + frames[3], 300);
+    CHECK(frames[0] > 0 && frames[1] > 0 && frames[2] > 0 && frames[3] > 0);
+    wire_close(&wire);
+}
+
+static void rings_default_to_the_card_s_queues(void)
+{
+    struct packet_wire wire;
+    struct device_config config = {0};
+
+    if (!wire_make(3, 1500)) {
+        return;
+    }
+    if (wire_open_device(&wire, "packet:srv0:queue", &config)) {
+        CHECK_EQ(wire.device->rings, 3);
+        CHECK(strstr(wire.device->banner, "queue") != NULL);
+        device_close(wire.device);
+    }
+    netns_ip("link del cli0");
+}
+
+/* Without a consumer the ring fills up to its last slot, keeps order, and the rest waits. */
+static void slots_come_and_go_only_in_a_sync(void)
+{
+    struct packet_wire wire;
+    struct port *port;
+    uint32_t seq = 0;
+
+    if (!wire_open(&wire, 1, 1500)) {
+        return;
+    }
+    port = &wire.device->ports[0];
+    for (uint32_t i = 0; i < 400; i++) { /* past the ring's 256 slots, within the kernel's frames */
+        CHECK(send(wire.udp, &i, sizeof(i), 0) == sizeof(i));
+        if (i % 100 == 99) {
+            CHECK_EQ(port->ops->rx_sync(port, wire_now_us()), 0);
+            CHECK_EQ(port->ops->rx_sync(port, wire_now_us()), 0);
+        }
+    }
+    CHECK_EQ(nm_ring_distance(port->rx, port->rx->head, nm_ring_tail(port->rx)), 255);
+    CHECK_EQ(port->ops->sleep_arm(port), 1); /* what waits keeps the worker awake */
+    for (uint32_t round = 0; round < 8; round++) {
+        uint32_t tail = nm_ring_tail(port->rx);
+
+        while (wire_take(port)) {
+            uint32_t value;
+
+            memcpy(&value, got.data + UDP_HEADERS, sizeof(value));
+            CHECK_EQ(value, seq++);
+        }
+        CHECK_EQ(nm_ring_tail(port->rx), tail);
+        CHECK_EQ(port->ops->rx_sync(port, wire_now_us()), 0);
+    }
+    CHECK_EQ(seq + port->counters->rx_missed, 400);
+    CHECK_EQ(seq, port->counters->rx_frames);
+    CHECK_EQ(port->ops->sleep_arm(port), 0);
+    port->ops->sleep_disarm(port);
+    wire_close(&wire);
+}
+
+static void frames_without_room_are_counted(void)
+{
+    struct packet_wire wire;
+    struct port *port;
+    uint32_t seen = 0;
+
+    if (!wire_open(&wire, 1, 1500)) {
+        return;
+    }
+    port = &wire.device->ports[0];
+    for (uint32_t i = 0; i < 1000; i++) {
+        CHECK(send(wire.udp, &i, sizeof(i), 0) == sizeof(i));
+    }
+    for (uint32_t round = 0; round < 16; round++) {
+        CHECK_EQ(port->ops->rx_sync(port, wire_now_us()), 0);
+        while (wire_take(port)) {
+            seen++;
+        }
+    }
+    CHECK(port->counters->rx_missed > 0);
+    CHECK(send(wire.udp, "x", 1, 0) == 1); /* carries the news of what was missed since */
+    CHECK(wire_receive(port));
+    CHECK_EQ(seen + port->counters->rx_missed, 1000);
+    wire_close(&wire);
+}
+
+static void buffers_can_be_exchanged(void)
+{
+    struct packet_wire wire;
+    struct port *port;
+
+    if (!wire_open(&wire, 1, 1500)) {
+        return;
+    }
+    port = &wire.device->ports[0];
+    for (uint32_t i = 0; i < 600; i++) {
+        struct nm_slot *rx;
+        struct nm_slot *tx = &port->tx->slot[port->tx->head];
+        uint32_t buf = tx->buf_idx;
+        uint8_t *bytes;
+        uint32_t back = 0;
+
+        CHECK(send(wire.udp, &i, sizeof(i), 0) == sizeof(i));
+        CHECK_EQ(port->ops->rx_sync(port, wire_now_us()), 0);
+        rx = &port->rx->slot[port->rx->head];
+        *tx = (struct nm_slot){.buf_idx = rx->buf_idx, .len = rx->len, .flags = NM_BUF_CHANGED};
+        *rx = (struct nm_slot){.buf_idx = buf, .flags = NM_BUF_CHANGED};
+        bytes = nm_ring_buf(port->tx, port->tx->head) + PORT_VNET_HDR_LEN;
+        /* Turned round in place; the pseudo-header's sum is the same in both directions. */
+        memcpy(bytes, wire.client_mac, 6);
+        memcpy(bytes + 6, wire.device->mac, 6);
+        wire_write_ip(&wire, bytes, PROTO_UDP, UDP_HDR + sizeof(i));
+        for (int k = 0; k < 2; k++) {
+            uint8_t port_byte = bytes[34 + k];
+
+            bytes[34 + k] = bytes[36 + k];
+            bytes[36 + k] = port_byte;
+        }
+        nm_ring_give(port->rx, nm_ring_next(port->rx, port->rx->head));
+        nm_ring_give(port->tx, nm_ring_next(port->tx, port->tx->head));
+        CHECK_EQ(port->ops->tx_sync(port, wire_now_us()), 0);
+        CHECK_EQ(recv(wire.udp, &back, sizeof(back), 0), sizeof(back));
+        CHECK_EQ(back, i);
+    }
+    wire_close(&wire);
+}
+
+static void nonsense_in_a_ring_stops_the_port(void)
+{
+    struct packet_wire wire;
+    struct port *port;
+
+    if (!wire_open(&wire, 1, 1500)) {
+        return;
+    }
+    port = &wire.device->ports[0];
+    wire_push_udp(&wire, broadcast_mac, 6);
+    port->tx->slot[0].buf_idx = 1u << 30;
+    CHECK_EQ(port->ops->tx_sync(port, wire_now_us()), -EIO);
+    CHECK_EQ(port->counters->errors, 1);
+    port->rx->slot[0].buf_idx = 0;
+    CHECK(send(wire.udp, "x", 1, 0) == 1);
+    CHECK_EQ(port->ops->rx_sync(port, wire_now_us()), -EIO);
+    port->rx->head = 256;
+    CHECK_EQ(port->ops->rx_sync(port, wire_now_us()), -EIO);
+    CHECK_EQ(port->counters->errors, 3);
+    wire_close(&wire);
+}
+
+int main(int argc, char **argv)
+{
+    static const struct check_case cases[] = {
+        {"a datagram goes both ways", a_datagram_goes_both_ways},
+        {"a jumbo frame takes several slots", a_jumbo_frame_takes_several_slots},
+        {"a VLAN tag is put back", a_vlan_tag_is_put_back},
+        {"super-segments of the kernel's TCP go both ways",
+         super_segments_of_the_kernel_s_tcp_go_both_ways},
+        {"a flow stays on its ring", a_flow_stays_on_its_ring},
+        {"rings default to the card's queues", rings_default_to_the_card_s_queues},
+        {"slots come and go only in a sync", slots_come_and_go_only_in_a_sync},
+        {"frames without room are counted", frames_without_room_are_counted},
+        {"buffers can be exchanged", buffers_can_be_exchanged},
+        {"nonsense in a ring stops the port", nonsense_in_a_ring_stops_the_port},
+        {"an interface may go down and come back", an_interface_may_go_down_and_come_back},
+        {"a deleted interface ends the port", a_deleted_interface_ends_the_port},
+        {"another MAC makes the card promiscuous", another_mac_makes_the_card_promiscuous},
+        {"each refusal says what to do", each_refusal_says_what_to_do},
+        {"without permission it names the capability",
+         without_permission_it_names_the_capability},
+        {"a process may keep one ring", a_process_may_keep_one_ring},
+    };
+
+    return check_run(cases, sizeof(cases) / sizeof(cases[0]), argc, argv);
+}
