@@ -119,11 +119,12 @@ static void copy_frame(struct take *take, const struct tpacket2_hdr *frame)
         data += rest;
         slot->len = (uint16_t)(part + rest);
         slot->flags = data < end ? NM_MOREFRAG : 0;
+        take->bytes += slot->len;
         take->tail = nm_ring_next(take->to, take->tail);
         take->space--;
     } while (data < end);
     take->frames++;
-    take->bytes += frame->tp_snaplen;
+    take->bytes -= PORT_VNET_HDR_LEN;
 }
 
 /* Copies the next frame, or leaves it out if the kernel cut it; false: none, or no room for it. */

@@ -8,8 +8,6 @@
 #include <time.h>
 #include <unistd.h>
 
-static const uint8_t broadcast_mac[6] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff};
-
 struct whole_frame got;
 
 uint64_t wire_now_us(void)
@@ -46,13 +44,17 @@ int wire_client(uint16_t local_port)
 
 static void read_mac(const char *iface, uint8_t mac[6])
 {
-    char path[64];
     char error[PORT_ERROR_MAX];
     struct packet_link link;
 
-    snprintf(path, sizeof(path), "%s", iface);
-    CHECK_EQ(packet_link_find(&link, path, error), 0);
+    CHECK_EQ(packet_link_find(&link, iface, error), 0);
     memcpy(mac, link.mac, 6);
+}
+
+bool wire_resolve(const uint8_t mac[6])
+{
+    return netns_ip("neigh replace 10.9.0.2 dev cli0 lladdr %02x:%02x:%02x:%02x:%02x:%02x", mac[0],
+                    mac[1], mac[2], mac[3], mac[4], mac[5]);
 }
 
 /* Addresses on the client's side only, and its neighbour entry: the service needs no ARP. */
@@ -64,9 +66,7 @@ bool wire_make(unsigned queues, unsigned mtu)
         return false;
     }
     read_mac("srv0", mac);
-    return CHECK(netns_ip("addr add 10.9.0.1/24 dev cli0")) &&
-           CHECK(netns_ip("neigh replace 10.9.0.2 dev cli0 lladdr %02x:%02x:%02x:%02x:%02x:%02x",
-                          mac[0], mac[1], mac[2], mac[3], mac[4], mac[5]));
+    return CHECK(netns_ip("addr add 10.9.0.1/24 dev cli0")) && CHECK(wire_resolve(mac));
 }
 
 bool wire_open_device(struct packet_wire *wire, const char *spec, const struct device_config *config)
@@ -87,7 +87,7 @@ bool wire_open(struct packet_wire *wire, unsigned rings, unsigned mtu)
         return false;
     }
     read_mac("cli0", wire->client_mac);
-    wire->udp = wire_client(40000);
+    wire->udp = wire_client(CLIENT_PORT);
     return true;
 }
 
@@ -98,7 +98,6 @@ void wire_close(struct packet_wire *wire)
     netns_ip("link del cli0");
 }
 
-/* The frame at the ring's head in one piece; false: there is none. Gives its slots back. */
 bool wire_take(struct port *port)
 {
     struct nm_ring *ring = port->rx;
@@ -127,7 +126,6 @@ bool wire_take(struct port *port)
     return true;
 }
 
-/* Waits for a frame the way a worker does. */
 bool wire_receive(struct port *port)
 {
     uint64_t end = wire_now_us() + WAIT_MS * 1000;
@@ -178,7 +176,6 @@ static uint16_t ip_checksum(const void *bytes)
     return htons((uint16_t)~((sum & 0xffff) + (sum >> 16)));
 }
 
-/* Ethernet and IPv4 headers of a frame from the service to the client. */
 uint8_t *wire_write_ip(const struct packet_wire *wire, uint8_t *buf, uint8_t protocol, uint32_t l4_len)
 {
     struct wire_eth eth = {.type = htons(ETHERTYPE_IPV4)};
@@ -197,7 +194,6 @@ uint8_t *wire_write_ip(const struct packet_wire *wire, uint8_t *buf, uint8_t pro
     return buf + sizeof(eth) + sizeof(ip);
 }
 
-/* Puts a frame, behind its virtio header, into as many TX slots as it takes. */
 void wire_push(struct port *port, const struct vnet_hdr *hdr, const uint8_t *frame, uint32_t len)
 {
     static uint8_t bytes[70000];
@@ -219,12 +215,11 @@ void wire_push(struct port *port, const struct vnet_hdr *hdr, const uint8_t *fra
     nm_ring_give(ring, at);
 }
 
-/* A datagram from the service to the client's socket, without UDP checksum. */
-void wire_push_udp(const struct packet_wire *wire, const uint8_t *payload, uint32_t len)
+void wire_push_udp(const struct packet_wire *wire, const void *payload, uint32_t len)
 {
     static uint8_t frame[JUMBO + UDP_HEADERS];
     struct vnet_hdr hdr = {0};
-    uint16_t udp[4] = {htons(SERVICE_PORT), htons(40000), htons((uint16_t)(UDP_HDR + len)), 0};
+    uint16_t udp[4] = {htons(SERVICE_PORT), htons(CLIENT_PORT), htons((uint16_t)(UDP_HDR + len)), 0};
     uint8_t *l4 = wire_write_ip(wire, frame, PROTO_UDP, UDP_HDR + len);
 
     memcpy(l4, udp, sizeof(udp));

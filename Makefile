@@ -1,0 +1,59 @@
+# Two commands for a newcomer: make demo, make test. `make help` lists the rest.
+PYTHON ?= python3
+BOOTSTRAP = $(PYTHON) tools/bootstrap.py
+VENV = .venv/bin
+
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: ## virtual environment, dependencies, C core
+	@$(BOOTSTRAP)
+
+demo: setup ## shards on the software NIC, verified echo; no root, under 10 s
+	@$(VENV)/shardserver demo
+
+demo-real: setup ## Linux's own TCP as the client over veth, in namespaces of its own; no root
+	@$(VENV)/shardserver demo --real
+
+test: ## C tests, unit tests, in-memory end to end; no root
+	@$(BOOTSTRAP) --group test --target all
+	@ctest=$$(command -v ctest || echo $(VENV)/ctest); $$ctest --test-dir build/release -E packet -j 2 --output-on-failure
+	@$(VENV)/python -m pytest tests/unit tests/test_tidy.py tests/integration -m "not net"
+
+test-net: ## what needs network namespaces: AF_PACKET, kernel clients, kills under load
+	@$(BOOTSTRAP) --group test --target all
+	@ctest=$$(command -v ctest || echo $(VENV)/ctest); $$ctest --test-dir build/release -R packet --output-on-failure
+	@$(VENV)/python -m pytest tests/integration tests/fault -m "net"
+
+lint: ## ruff, mypy --strict, import contracts, clang-format, tidy
+	@$(BOOTSTRAP) --group test --group lint
+	@$(VENV)/ruff check shardserver orchestrator tools tests bench
+	@$(VENV)/ruff format --check shardserver orchestrator tools tests bench
+	@$(VENV)/mypy
+	@$(VENV)/lint-imports --no-cache
+	@git ls-files 'native/*.[ch]' 'tests/*.[ch]' 'bench/*.[ch]' | xargs $(VENV)/clang-format --dry-run -Werror
+	@$(VENV)/python -m pytest tests/test_tidy.py
+
+format: ## rewrites the sources in the project's style
+	@$(BOOTSTRAP) --group test --group lint
+	@$(VENV)/ruff check --fix shardserver orchestrator tools tests bench
+	@$(VENV)/ruff format shardserver orchestrator tools tests bench
+	@git ls-files -co --exclude-standard 'native/*.[ch]' 'tests/*.[ch]' 'bench/*.[ch]' | xargs $(VENV)/clang-format -i
+
+asan: ## the C tests and the fuzz corpus under ASan and UBSan
+	@$(BOOTSTRAP) --group test --preset debug --target all
+	@ctest=$$(command -v ctest || echo $(VENV)/ctest); $$ctest --test-dir build/debug -j 2 --output-on-failure
+
+fuzz: ## libFuzzer on the stack for a minute (needs clang)
+	@$(BOOTSTRAP) --group test --preset fuzz --target all
+	@for f in build/fuzz/fuzz_*; do [ -x $$f ] && [ -f $$f ] && $$f -max_total_time=60 tests/fuzz/corpus/$$(basename $$f); done
+
+bench: setup ## what the figures in bench/README.md come from
+	@$(VENV)/python bench/instructions.py
+
+clean: ## removes builds and the virtual environment
+	rm -rf build .venv shardserver/libshardserver.so shardserver/_ffi.py
+
+.PHONY: help setup demo demo-real test test-net lint format asan fuzz bench clean

@@ -1,0 +1,207 @@
+"""Texts of settings turned into values: durations, sizes, addresses, services, CPU lists. Pure.
+
+Every parser takes a text and raises ValueError with a sentence that begins with "expected".
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+
+SERVICE_PORTS = {"echo": 7, "discard": 9, "chargen": 19, "daytime": 13, "http": 80}
+_DURATION_US = {"us": 1, "ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000}
+_SIZE = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
+_TRUE = {"1", "true", "yes", "on"}
+_FALSE = {"0", "false", "no", "off"}
+
+
+@dataclass(frozen=True)
+class Address:
+    """An IPv4 address with its prefix, in host order."""
+
+    ip: int
+    prefix: int
+
+    def __str__(self) -> str:
+        return f"{ip_text(self.ip)}/{self.prefix}"
+
+
+@dataclass(frozen=True)
+class Service:
+    """A built-in service on a TCP port."""
+
+    name: str
+    tcp_port: int
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.tcp_port}"
+
+
+@dataclass(frozen=True)
+class DeviceName:
+    """What rings are opened on: `backend` may be "auto"."""
+
+    backend: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.backend}:{self.name}"
+
+
+def ip_text(ip: int) -> str:
+    """Dotted form of an address in host order."""
+    return str(ipaddress.IPv4Address(ip))
+
+
+def mac_text(mac: bytes) -> str:
+    """Colon form of a MAC address."""
+    return ":".join(f"{octet:02x}" for octet in mac)
+
+
+def parse_text(text: str) -> str:
+    """Any text that is not empty."""
+    if not text:
+        raise ValueError("expected a value, not an empty text")
+    return text
+
+
+def parse_optional_text(text: str) -> str:
+    """Any text, an empty one too."""
+    return text
+
+
+def parse_bool(text: str) -> bool:
+    """true or false."""
+    if text.lower() in _TRUE:
+        return True
+    if text.lower() in _FALSE:
+        return False
+    raise ValueError("expected true or false")
+
+
+def parse_count(text: str) -> int:
+    """A whole number from 0 to 2^32 - 1."""
+    if not text.isascii() or not text.isdigit() or int(text) > 0xFFFFFFFF:
+        raise ValueError("expected a whole number, 0 or more")
+    return int(text)
+
+
+def parse_seed(text: str) -> int:
+    """A whole number of 64 bits."""
+    if not text.isascii() or not text.isdigit() or int(text) > 0xFFFFFFFFFFFFFFFF:
+        raise ValueError("expected a whole number of at most 64 bits")
+    return int(text)
+
+
+def parse_workers(text: str) -> int:
+    """A number of workers, 0 for "auto"."""
+    if text == "auto":
+        return 0
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 64:
+        raise ValueError("expected auto or a number from 1 to 64")
+    return int(text)
+
+
+def parse_tcp_port(text: str) -> int:
+    """A TCP port."""
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 65535:
+        raise ValueError("expected a TCP port from 1 to 65535")
+    return int(text)
+
+
+def parse_duration_us(text: str) -> int:
+    """A duration in microseconds: a number with its unit."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(us|ms|s|m|h)", text, re.ASCII)
+    if not found:
+        raise ValueError("expected a duration such as 200ms or 1s")
+    return round(float(found[1]) * _DURATION_US[found[2]])
+
+
+def parse_size(text: str) -> int:
+    """A size in bytes: a number, with k, m or g for powers of 1024."""
+    found = re.fullmatch(r"(\d+)\s*([kmg]?)(?:i?b)?", text.lower(), re.ASCII)
+    if not found or int(found[1]) * _SIZE[found[2]] > 0xFFFFFFFF:
+        raise ValueError("expected a size such as 65536, 256k or 1m")
+    return int(found[1]) * _SIZE[found[2]]
+
+
+def parse_ip(text: str) -> int:
+    """An IPv4 address in host order."""
+    try:
+        return int(ipaddress.IPv4Address(text))
+    except ValueError:
+        raise ValueError("expected an IPv4 address such as 10.0.0.1") from None
+
+
+def parse_address(text: str) -> Address:
+    """An IPv4 address with its prefix; without one, /24."""
+    ip, slash, prefix = text.partition("/")
+    try:
+        number = int(ipaddress.IPv4Address(ip))
+    except ValueError:
+        raise ValueError("expected an address and prefix such as 10.0.0.1/24") from None
+    if slash and not (prefix.isascii() and prefix.isdigit() and int(prefix) <= 32):
+        raise ValueError("expected a prefix of 0 to 32, as in 10.0.0.1/24")
+    if number == 0 or number >= 0xE0000000 or number >> 24 == 127:
+        raise ValueError("expected a host's address, not zero, loopback, multicast or class E")
+    return Address(number, int(prefix) if slash else 24)
+
+
+def parse_mac(text: str) -> bytes:
+    """Six octets of a unicast MAC address."""
+    if not re.fullmatch(r"[0-9a-fA-F]{1,2}([:-][0-9a-fA-F]{1,2}){5}", text):
+        raise ValueError("expected a MAC address such as 02:00:00:00:00:01")
+    mac = bytes(int(octet, 16) for octet in re.split("[:-]", text))
+    if mac[0] & 1 or mac == bytes(6):
+        raise ValueError("expected the MAC address of one host, not a group's and not zero")
+    return mac
+
+
+def parse_service(text: str) -> Service:
+    """NAME[:PORT] of a built-in service."""
+    name, colon, port = text.partition(":")
+    if name not in SERVICE_PORTS:
+        raise ValueError(f"expected NAME[:PORT] with one of {', '.join(SERVICE_PORTS)}")
+    return Service(name, parse_tcp_port(port) if colon else SERVICE_PORTS[name])
+
+
+def parse_services(text: str) -> tuple[Service, ...]:
+    """Services with commas between them."""
+    return tuple(parse_service(part.strip()) for part in text.split(",") if part.strip())
+
+
+def parse_cpus(text: str) -> tuple[int, ...]:
+    """A CPU list such as 0,2-5, in the order given; () for "auto"."""
+    if text == "auto":
+        return ()
+    cpus: list[int] = []
+    for part in text.split(","):
+        found = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", part.strip(), re.ASCII)
+        if not found or int(found[2] or found[1]) < int(found[1]):
+            raise ValueError("expected auto or a list of CPUs such as 0,2-5")
+        cpus.extend(range(int(found[1]), int(found[2] or found[1]) + 1))
+    return tuple(dict.fromkeys(cpus))
+
+
+def parse_device(text: str) -> DeviceName:
+    """BACKEND:NAME."""
+    backend, colon, name = text.partition(":")
+    if not colon or not backend or not re.fullmatch(r"[\x21-\x7e]{1,48}", name):
+        raise ValueError("expected BACKEND:NAME such as packet:eth0 or mem:test")
+    return DeviceName(backend, name)
+
+
+def parse_instance(text: str) -> str:
+    """The name of an instance: it becomes part of file names."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}", text):
+        raise ValueError("expected a name of letters, digits, '-', '_' and '.', at most 32")
+    return text
+
+
+def duration_text(us: int) -> str:
+    """A duration in its largest whole unit."""
+    for unit in ("h", "m", "s", "ms"):
+        if us and us % _DURATION_US[unit] == 0:
+            return f"{us // _DURATION_US[unit]}{unit}"
+    return f"{us}us"
