@@ -11,8 +11,8 @@ _Static_assert((int)VERDICT_COUNT <= (int)SS_STATS_MAX, "ss_shard_stats.verdict"
 _Static_assert((int)COUNTER_COUNT <= (int)SS_STATS_MAX, "ss_shard_stats.counter");
 _Static_assert((int)SS_SHARDS_MAX == (int)STACK_SHARDS_MAX, "one limit");
 
-#define FIELD(type, field)                                                                        \
-    {#type "." #field, (uint32_t)offsetof(struct type, field),                                   \
+#define FIELD(type, field)                                                                         \
+    {#type "." #field, (uint32_t)offsetof(struct type, field),                                     \
      (uint32_t)sizeof(((struct type *)0)->field)}
 
 static const struct ss_layout_entry layout[] = {

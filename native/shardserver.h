@@ -45,7 +45,8 @@ struct ss_device_options {
     uint8_t mac[6];
     uint8_t pad[6];
     uint64_t seed;
-    char faults[128]; /* "drop=5%,dup=2%,reorder=5%,corrupt=0.1%,delay=1ms", "rx." or "tx." before a key */
+    char faults[128]; /* "drop=5%,dup=2%,reorder=5%,corrupt=0.1%,delay=1ms", "rx." or "tx." before a
+                         key */
 };
 
 struct ss_device_info {
@@ -139,12 +140,14 @@ int32_t ss_server_create(struct ss_server **out, struct ss_device *device,
                          const struct ss_server_options *options, char *error);
 void ss_server_destroy(struct ss_server *server);
 
-/* Worker, after the fork: rolls back what its predecessor left unfinished and takes the arena over. */
+/* Worker, after the fork: rolls back what its predecessor left unfinished and takes the arena over.
+ */
 int32_t ss_worker_adopt(struct ss_server *server, uint32_t shard, struct ss_adoption *adoption,
                         char *error);
 /* Closes this process's descriptors of the other rings. */
 int32_t ss_worker_keep_only(struct ss_server *server, uint32_t shard);
-/* Turns of the worker loop for `for_us` microseconds, sleeping when idle. 0 or -errno: port dead. */
+/* Turns of the worker loop for `for_us` microseconds, sleeping when idle. 0 or -errno: port dead.
+ */
 int32_t ss_worker_run(struct ss_server *server, uint32_t shard, uint64_t for_us);
 /* 1: no new connections from now on; 0: again. */
 int32_t ss_worker_drain(struct ss_server *server, uint32_t shard, uint32_t on);
@@ -198,8 +201,8 @@ struct ss_load_stats {
     uint64_t resets;
     uint64_t timeouts;
     uint64_t refused;
-    uint64_t started_us; /* CLOCK_MONOTONIC: first message */
-    uint64_t ended_us;   /* last message */
+    uint64_t started_us;     /* CLOCK_MONOTONIC: first message */
+    uint64_t ended_us;       /* last message */
     uint64_t largest_gap_us; /* longest time without any reply while messages were in flight */
     uint64_t stop;
     uint64_t go;

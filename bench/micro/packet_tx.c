@@ -32,7 +32,9 @@ enum {
     ROUND_US = 250000,
     ROUNDS = 4,
     VNET = 10,
-    DATA_OFFSET = (int)(TPACKET2_HDRLEN - sizeof(struct sockaddr_ll)),
+    DATA_OFFSET = (sizeof(struct tpacket2_hdr) + 15) / 16 * 16,
+    DRAIN_FRAMES = 1000,
+    DRAINS = 50,
 };
 
 struct sender {
@@ -207,23 +209,28 @@ static uint32_t turn(struct port *port, bool echo)
     return frames;
 }
 
-static void measure_receive(const char *iface, const char *peer, bool echo)
+static struct device *open_device(const char *iface)
 {
     struct device_config config = {.rings = 1};
     struct device *device;
     char error[PORT_ERROR_MAX] = "";
     char spec[PORT_NAME_MAX];
-    uint64_t frames = 0;
-    double start;
-    pid_t pid;
 
     snprintf(spec, sizeof(spec), "packet:%s", iface);
     if (device_open(&device, spec, &config, error) != 0) {
         fprintf(stderr, "packet_tx: %s\n", error);
         exit(1);
     }
-    pid = fork_source(peer);
-    start = now_s();
+    return device;
+}
+
+static void measure_receive(const char *iface, const char *peer, bool echo)
+{
+    struct device *device = open_device(iface);
+    uint64_t frames = 0;
+    pid_t pid = fork_source(peer);
+    double start = now_s();
+
     while (now_s() - start < 1.0) {
         frames += turn(&device->ports[0], echo);
     }
@@ -232,6 +239,34 @@ static void measure_receive(const char *iface, const char *peer, bool echo)
            (unsigned long long)device->ports[0].counters->rx_missed);
     kill(pid, SIGKILL);
     waitpid(pid, NULL, 0);
+    device_close(device);
+}
+
+/* What rx_sync itself costs: nobody sends while a full ring is emptied. */
+static void measure_drain(const char *iface, const char *peer)
+{
+    struct device *device = open_device(iface);
+    struct sender sender = {.bypass = true};
+    double best = 1e9;
+
+    open_sender(&sender, peer);
+    for (int drain = 0; drain < DRAINS; drain++) {
+        uint32_t sent = 0;
+        uint32_t frames = 0;
+        double start;
+
+        while (sent < DRAIN_FRAMES - BURST) {
+            sent += send_by_mmsg(&sender);
+        }
+        start = now_s();
+        while (frames < sent) {
+            frames += turn(&device->ports[0], false);
+        }
+        start = (now_s() - start) / sent * 1e9;
+        best = start < best ? start : best;
+    }
+    printf("rx  a full ring emptied %5zu bytes  %.0f ns each\n", frame_len, best);
+    close(sender.fd);
     device_close(device);
 }
 
@@ -258,6 +293,7 @@ int main(int argc, char **argv)
     setvbuf(stdout, NULL, _IONBF, 0);
     make_frame();
     measure_send("bench0");
+    measure_drain("bench1", "bench0");
     measure_receive("bench1", "bench0", false);
     measure_receive("bench1", "bench0", true);
     return 0;

@@ -46,8 +46,8 @@ static void client_closed(struct stack *stack, uint32_t conn, enum close_reason 
     seen.closed++;
 }
 
-static const struct service client_service = {.name = "bench", .step = client_step,
-                                              .closed = client_closed};
+static const struct service client_service = {
+    .name = "bench", .step = client_step, .closed = client_closed};
 static const struct service *const client_table[] = {&client_service, NULL};
 
 __attribute__((noinline)) void bench_server_turn(struct sim *sim);
@@ -96,12 +96,13 @@ static void open_all(struct sim *sim, uint32_t conns, uint32_t *conn_of)
     for (int turn = 0; turn < 20000 && seen.opened < conns; turn++) {
         client_turn(sim);
         bench_warm_turn(sim);
+        sim->now_us += 1000; /* the first SYN waited for ARP and is sent again */
     }
 }
 
 /* Requests round robin over all connections, a batch in the ring at each counted turn. */
 static void request_reply(struct sim *sim, uint32_t conns, uint32_t requests,
-                          const uint32_t *conn_of)
+                          const uint32_t *conn_of, void (*server_turn)(struct sim *))
 {
     uint32_t batch = conns < BATCH ? conns : BATCH;
     uint32_t next = 0;
@@ -112,7 +113,7 @@ static void request_reply(struct sim *sim, uint32_t conns, uint32_t requests,
             next = (next + 1) % conns;
         }
         client_turn(sim);
-        bench_server_turn(sim);
+        server_turn(sim);
         client_turn(sim);
     }
 }
@@ -155,7 +156,7 @@ int main(int argc, char **argv)
     sim_open(&sim, &(struct sim_options){.shards = 1,
                                          .clients = 1,
                                          .conns = connect ? 4096 : conns + 64,
-                                         .chunks = 4096,
+                                         .chunks = conns * 2 + 4096,
                                          .seed = 1});
     sim_client_service(&sim, 0, client_table, NULL);
     if (connect) {
@@ -163,9 +164,10 @@ int main(int argc, char **argv)
         printf("%u\n", seen.closed);
     } else {
         open_all(&sim, conns, conn_of);
-        request_reply(&sim, conns, conns > requests ? conns : requests / 4, conn_of);
+        request_reply(&sim, conns, conns > requests ? conns : requests / 4, conn_of,
+                      bench_warm_turn);
         seen.replies = 0;
-        request_reply(&sim, conns, requests, conn_of);
+        request_reply(&sim, conns, requests, conn_of, bench_server_turn);
         printf("%u\n", seen.replies);
     }
     free(conn_of);

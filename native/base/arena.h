@@ -1,11 +1,11 @@
 /*
  * The arena: one sealed memfd that holds all state of a shard, and its undo log.
  *
- * A kill may fall between any two instructions. Every step that changes state (one frame, one timer,
- * one service step, one connection's output) is a transaction: undo_save() of each 64-byte line
- * before its first write, then undo_commit(). A successor calls undo_rollback() and finds the state
- * before or after the step, never a third. Inside the arena there are only indices and offsets.
- * Start reading at undo_save.
+ * A kill may fall between any two instructions. Every step that changes state (one frame, one
+ * timer, one service step, one connection's output) is a transaction: undo_save() of each 64-byte
+ * line before its first write, then undo_commit(). A successor calls undo_rollback() and finds the
+ * state before or after the step, never a third. Inside the arena there are only indices and
+ * offsets. Start reading at undo_save.
  */
 #pragma once
 #include <string.h>
@@ -15,7 +15,7 @@
 enum {
     ARENA_MAGIC = 0x53485244,
     ARENA_VERSION = 1,
-    UNDO_LINES_MAX = 2048, /* lines one transaction may change */
+    UNDO_LINES_MAX = 2048,    /* lines one transaction may change */
     UNDO_SAVED_ENTRIES = 128, /* lines remembered as saved, a power of two */
 };
 

@@ -8,17 +8,18 @@ enum {
     BLOCK = 32,
 };
 
-static uint64_t word(const uint8_t *bytes)
+/* Two 64-bit words added into 128 bits: the carries collect in the upper half. */
+static inline unsigned __int128 add_words(unsigned __int128 sum, const uint8_t *bytes)
 {
-    uint64_t value;
+    uint64_t word[4];
 
-    memcpy(&value, bytes, sizeof(value));
-    return value;
+    memcpy(word, bytes, sizeof(word));
+    return sum + word[0] + word[1] + word[2] + word[3];
 }
 
 /* Whole blocks: 32-bit halves added into 64-bit lanes, which the compiler turns into vectors. */
-__attribute__((target_clones("avx2", "default"))) static uint64_t
-blocks_sum(const uint8_t *bytes, size_t blocks)
+__attribute__((target_clones("avx2", "default"))) static uint64_t blocks_sum(const uint8_t *bytes,
+                                                                             size_t blocks)
 {
     uint64_t lane[8] = {0};
 
@@ -33,26 +34,41 @@ blocks_sum(const uint8_t *bytes, size_t blocks)
     return csum_carry(lane[0] + lane[1] + lane[2] + lane[3], lane[4] + lane[5] + lane[6] + lane[7]);
 }
 
-uint64_t csum_add(const void *data, size_t len, uint64_t sum)
+uint64_t csum_add(const void *data, size_t len, uint64_t start)
 {
     const uint8_t *bytes = data;
-    uint8_t tail[8] = {0};
+    unsigned __int128 sum = start;
+    uint64_t tail = 0;
 
-    if (len >= 128) {
+    if (len >= 256) {
         size_t blocks = len / BLOCK;
 
-        sum = csum_carry(sum, blocks_sum(bytes, blocks));
+        sum += blocks_sum(bytes, blocks);
         bytes += blocks * BLOCK;
         len -= blocks * BLOCK;
     }
+    for (; len >= BLOCK; len -= BLOCK, bytes += BLOCK) {
+        sum = add_words(sum, bytes);
+    }
     for (; len >= 8; len -= 8, bytes += 8) {
-        sum = csum_carry(sum, word(bytes));
+        uint64_t word;
+
+        memcpy(&word, bytes, sizeof(word));
+        sum += word;
     }
-    if (len > 0) {
-        memcpy(tail, bytes, len);
-        sum = csum_carry(sum, word(tail));
+    if (len >= 4) {
+        uint32_t half;
+
+        memcpy(&half, bytes, sizeof(half));
+        sum += half;
+        bytes += 4;
+        len -= 4;
     }
-    return sum;
+    if (len > 0) { /* up to three bytes */
+        memcpy(&tail, bytes, len);
+        sum += tail;
+    }
+    return csum_carry((uint64_t)sum, (uint64_t)(sum >> 64));
 }
 
 uint64_t csum_pseudo(uint32_t src, uint32_t dst, uint8_t proto, uint32_t len)

@@ -2,11 +2,21 @@
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 /* Adds `len` bytes, which begin at an even place of the checksummed data, to an unfolded sum. */
 uint64_t csum_add(const void *data, size_t len, uint64_t sum);
 /* The pseudo-header of IPv4 (RFC 9293 section 3.1); addresses in network order, `len` in bytes. */
 uint64_t csum_pseudo(uint32_t src, uint32_t dst, uint8_t proto, uint32_t len);
+
+/* The unfolded sum of an IPv4 header without options. */
+static inline uint64_t csum_ipv4_header(const void *header)
+{
+    uint32_t word[5];
+
+    memcpy(word, header, sizeof(word));
+    return (uint64_t)word[0] + word[1] + word[2] + word[3] + word[4];
+}
 
 /* Adds with the carry brought round. */
 static inline uint64_t csum_carry(uint64_t sum, uint64_t more)

@@ -306,8 +306,7 @@ static int prepare(struct kernel_client *client, uint32_t connections)
     return client->epoll_fd < 0 ? -errno : 0;
 }
 
-int load_run_kernel(const struct ss_load_options *options, struct ss_load_stats *stats,
-                    char *error)
+int load_run_kernel(const struct ss_load_options *options, struct ss_load_stats *stats, char *error)
 {
     struct kernel_client client = {.epoll_fd = -1};
     int code = raise_fd_limit(options->connections, error);

@@ -22,8 +22,8 @@ uint64_t load_clock_ns(void)
     return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
-int load_init(struct load *load, const struct ss_load_options *options,
-              struct ss_load_stats *stats, char *error)
+int load_init(struct load *load, const struct ss_load_options *options, struct ss_load_stats *stats,
+              char *error)
 {
     size_t conns = options->connections;
 
@@ -147,8 +147,7 @@ bool load_is_over(const struct load *load, uint32_t index)
     if (conn->state != LOAD_OPEN) {
         return false;
     }
-    return conn->sent == limit_of(load) ||
-           (load->ending && conn->sent % load->options->size == 0);
+    return conn->sent == limit_of(load) || (load->ending && conn->sent % load->options->size == 0);
 }
 
 void load_done(struct load *load, uint32_t index, uint64_t *counter)
@@ -205,8 +204,7 @@ static const char *check_options(const struct ss_load_options *options)
         options->ramp == 0) {
         return "connections, size, pipeline and ramp must be at least 1";
     }
-    if (options->connections > 1000000 || options->size > (1u << 24) ||
-        options->pipeline > 1024) {
+    if (options->connections > 1000000 || options->size > (1u << 24) || options->pipeline > 1024) {
         return "at most 1,000,000 connections, 16 MiB a message, 1024 messages in flight";
     }
     if (options->tcp_port == 0 || options->tcp_port > UINT16_MAX || options->ip == 0) {
@@ -215,8 +213,7 @@ static const char *check_options(const struct ss_load_options *options)
     return NULL;
 }
 
-int32_t ss_load_run(const struct ss_load_options *options, struct ss_load_stats *stats,
-                    char *error)
+int32_t ss_load_run(const struct ss_load_options *options, struct ss_load_stats *stats, char *error)
 {
     const char *wrong;
 

@@ -17,8 +17,8 @@ enum load_state {
 
 struct load_conn {
     struct pattern pattern;
-    uint64_t sent;     /* bytes handed to the transport */
-    uint64_t received; /* bytes verified */
+    uint64_t sent;      /* bytes handed to the transport */
+    uint64_t received;  /* bytes verified */
     uint64_t active_us; /* when something last came */
     uint32_t id;
     uint8_t state;
@@ -39,8 +39,8 @@ struct load {
 
 uint64_t load_clock_ns(void);
 /* 0 or -errno with a sentence. */
-int load_init(struct load *load, const struct ss_load_options *options,
-              struct ss_load_stats *stats, char *error);
+int load_init(struct load *load, const struct ss_load_options *options, struct ss_load_stats *stats,
+              char *error);
 void load_free(struct load *load);
 /* True while connections may still be begun. */
 bool load_may_connect(const struct load *load);

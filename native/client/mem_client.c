@@ -142,8 +142,7 @@ static void make_config(const struct mem_client *client, const struct ss_load_op
     memcpy(config->mac, mem_attachment_mac(client->attachment, false), 6);
 }
 
-static int open_stack(struct mem_client *client, const struct ss_load_options *options,
-                      char *error)
+static int open_stack(struct mem_client *client, const struct ss_load_options *options, char *error)
 {
     static const uint64_t no_secret[2];
     struct stack_config config;
@@ -252,7 +251,8 @@ static void look_at_all(struct mem_client *client, uint64_t now_us)
         if (talk_conn->state == LOAD_DONE || talk_conn->state == LOAD_IDLE) {
             continue;
         }
-        if (load->options->timeout_us && now_us > talk_conn->active_us + load->options->timeout_us &&
+        if (load->options->timeout_us &&
+            now_us > talk_conn->active_us + load->options->timeout_us &&
             talk_conn->sent > talk_conn->received) {
             load_done(load, i, &load->stats->timeouts);
             socket_abort(stack, client->conn_of[i]);
@@ -305,8 +305,7 @@ static void linger(struct mem_client *client)
         continue;
     }
     for (uint32_t i = 0; i < client->load.options->connections; i++) {
-        if (client->load.conns[i].state != LOAD_DONE &&
-            client->load.conns[i].state != LOAD_IDLE) {
+        if (client->load.conns[i].state != LOAD_DONE && client->load.conns[i].state != LOAD_IDLE) {
             load_done(&client->load, i, &client->load.stats->timeouts);
         }
     }

@@ -49,8 +49,8 @@ static int wrap_ports(struct device *device, const struct device_config *config,
     return 0;
 }
 
-static int open_backend(struct device *device, const char *name,
-                        const struct device_config *config, char *error)
+static int open_backend(struct device *device, const char *name, const struct device_config *config,
+                        char *error)
 {
     int code = device->ops->open(device, name, config, error);
 

@@ -1,6 +1,6 @@
 /*
- * A bad wire around any port: loss, duplication, reordering, corruption and delay. The fate of frame
- * k of a direction depends on (seed, direction, k) alone, so that a run can be repeated. The
+ * A bad wire around any port: loss, duplication, reordering, corruption and delay. The fate of
+ * frame k of a direction depends on (seed, direction, k) alone, so that a run can be repeated. The
  * wrapper's rings take the place of the inner ones. Start reading at pass_frame.
  */
 #include <errno.h>
@@ -15,7 +15,7 @@ enum {
     SLOTS = 1024,
     HELD_MAX = 64,
     HELD_BYTES = 2048,
-    REORDER_MAX = 8,       /* frames that may overtake */
+    REORDER_MAX = 8,        /* frames that may overtake */
     REORDER_HOLD_US = 2000, /* a frame that nothing overtakes goes on after this */
     PPM = 1000000,
 };
@@ -162,7 +162,8 @@ static bool pass_single(struct faulty *faulty, struct passage *passage, uint64_t
     if (befalls(faulty, direction, k, 1, rates->drop)) {
         return true;
     }
-    if (rates->delay_us > 0 && hold(faulty, passage, UINT64_MAX, passage->now_us + rates->delay_us)) {
+    if (rates->delay_us > 0 &&
+        hold(faulty, passage, UINT64_MAX, passage->now_us + rates->delay_us)) {
         return true;
     }
     if (befalls(faulty, direction, k, 2, rates->reorder) &&

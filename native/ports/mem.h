@@ -17,8 +17,8 @@ enum {
     MEM_MAGIC = 0x6d656d31,
     MEM_LINKS_MAX = 32,
     MEM_SIDES_MAX = PORT_RINGS_MAX + MEM_LINKS_MAX,
-    MEM_CELLS = 512,      /* per lane, a power of two */
-    MEM_STALL_US = 1000,  /* how long a full lane may hold its sender */
+    MEM_CELLS = 512,     /* per lane, a power of two */
+    MEM_STALL_US = 1000, /* how long a full lane may hold its sender */
     MEM_FRAGS_MAX = 64,
 };
 
@@ -42,9 +42,9 @@ struct mem_intent {
 struct mem_side {
     _Alignas(CACHE_LINE) _Atomic uint32_t sleeping; /* read by those who send to it */
     _Alignas(CACHE_LINE) _Atomic uint32_t sync_seq; /* odd: inside a sync */
-    uint32_t tx_hwcur;   /* first TX slot not yet sent */
-    uint32_t rx_frames_left; /* of the frame being received */
-    uint32_t rx_next;    /* lane served first in the next sync */
+    uint32_t tx_hwcur;                              /* first TX slot not yet sent */
+    uint32_t rx_frames_left;                        /* of the frame being received */
+    uint32_t rx_next;                               /* lane served first in the next sync */
     struct mem_intent intent;
     struct port_counters counters;
 };
@@ -58,8 +58,8 @@ struct mem_cell {
 
 struct mem_lane {
     _Alignas(CACHE_LINE) _Atomic uint32_t tail; /* by the producer */
-    uint32_t stalled;         /* producer's: 1 while the lane is full */
-    uint32_t stalled_head;    /* where the consumer stood then */
+    uint32_t stalled;                           /* producer's: 1 while the lane is full */
+    uint32_t stalled_head;                      /* where the consumer stood then */
     uint64_t stalled_us;
     _Alignas(CACHE_LINE) _Atomic uint32_t head; /* by the consumer */
     _Alignas(CACHE_LINE) struct mem_cell cell[MEM_CELLS];
@@ -113,8 +113,8 @@ struct mem_place {
 extern const struct port_ops mem_port_ops;
 
 /* Lane of a link and a ring; `down` from the server to the link. */
-static inline uint32_t mem_lane_index(const struct mem_shared *shared, uint32_t link,
-                                      uint32_t ring, bool down)
+static inline uint32_t mem_lane_index(const struct mem_shared *shared, uint32_t link, uint32_t ring,
+                                      bool down)
 {
     return (link * shared->rings + ring) * 2 + down;
 }

@@ -246,8 +246,8 @@ int mem_serve(struct mem_device *device)
 struct mem_attachment {
     struct mem_device view;
     struct port port;
-    uint8_t mac[2][6]; /* link's, server's */
-    int fd;            /* to the owner; -1: local */
+    uint8_t mac[2][6];        /* link's, server's */
+    int fd;                   /* to the owner; -1: local */
     struct mem_device *owner; /* local only */
     uint32_t link;
 };

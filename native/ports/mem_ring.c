@@ -89,8 +89,8 @@ static void rx_exchange(struct port *port, uint32_t lane_index, uint32_t positio
     slot->len = cell->len;
     slot->flags = (uint16_t)(cell->flags & NM_MOREFRAG);
     slot->ptr = 0;
-    intent_set(side, &(struct mem_intent){MEM_INTENT_RX, lane_index, position, tail,
-                                          slot->buf_idx, cell->buf_idx});
+    intent_set(side, &(struct mem_intent){MEM_INTENT_RX, lane_index, position, tail, slot->buf_idx,
+                                          cell->buf_idx});
     slot->buf_idx = side->intent.cell_buf;
     compiler_barrier();
     cell->buf_idx = side->intent.slot_buf;
@@ -100,8 +100,8 @@ static void rx_exchange(struct port *port, uint32_t lane_index, uint32_t positio
 }
 
 /* Cells of the next whole frame in a lane; 0: none. `bad`: an index or length out of bounds. */
-static uint32_t whole_frame(const struct mem_device *device, struct mem_lane *lane,
-                            uint32_t head, uint32_t used, bool *bad)
+static uint32_t whole_frame(const struct mem_device *device, struct mem_lane *lane, uint32_t head,
+                            uint32_t used, bool *bad)
 {
     for (uint32_t n = 0; n < used && n < MEM_FRAGS_MAX; n++) {
         const struct mem_cell *cell = cell_at(lane, head + n);
@@ -261,8 +261,8 @@ static void tx_copy(struct port *port, uint32_t lane_index)
     uint32_t tail = atomic_load_explicit(&lane->tail, memory_order_relaxed);
     struct mem_cell *cell = cell_at(lane, tail);
     const struct nm_slot *slot = &port->tx->slot[side_of(port)->tx_hwcur];
-    uint8_t *to = (uint8_t *)port->tx + port->tx->buf_ofs +
-                  (size_t)cell->buf_idx * port->tx->nr_buf_size;
+    uint8_t *to =
+        (uint8_t *)port->tx + port->tx->buf_ofs + (size_t)cell->buf_idx * port->tx->nr_buf_size;
 
     memcpy(to, nm_ring_buf(port->tx, side_of(port)->tx_hwcur), slot->len);
     cell->len = slot->len;
@@ -380,8 +380,7 @@ static int mem_tx_sync(struct port *port, uint64_t now_us)
         port->counters->tx_bytes += len;
     }
     /* everything before hwcur is complete at once: the slots hold fresh buffers */
-    __atomic_store_n(&port->tx->tail,
-                     side->tx_hwcur ? side->tx_hwcur - 1 : port->tx->num_slots - 1,
+    __atomic_store_n(&port->tx->tail, side->tx_hwcur ? side->tx_hwcur - 1 : port->tx->num_slots - 1,
                      __ATOMIC_RELEASE);
     sync_end(side);
     wake_all(port, woken);

@@ -52,11 +52,11 @@ enum {
 struct port_counters {
     _Alignas(CACHE_LINE) uint64_t rx_frames;
     uint64_t rx_bytes;
-    uint64_t rx_syncs; /* syncs that brought at least one frame */
+    uint64_t rx_syncs;  /* syncs that brought at least one frame */
     uint64_t rx_missed; /* frames for this ring that found no room, where the backend knows */
     uint64_t tx_frames;
     uint64_t tx_bytes;
-    uint64_t tx_syncs; /* syncs that sent at least one frame */
+    uint64_t tx_syncs;   /* syncs that sent at least one frame */
     uint64_t tx_dropped; /* frames the backend could not pass on: peer's lane full, no peer */
     uint64_t syscalls;
     uint64_t errors; /* ring contents out of bounds: the port has stopped */
@@ -98,9 +98,9 @@ struct device_config {
     uint32_t buf_size; /* bytes, default 2048 */
     uint32_t links;    /* mem: attachments at most */
     uint32_t mtu;
-    uint8_t mac[6];    /* mem: MAC of the server side; zero: derived from the name */
+    uint8_t mac[6]; /* mem: MAC of the server side; zero: derived from the name */
     uint64_t seed;
-    char faults[128];  /* "rx.drop=5%,tx.reorder=5%,dup=2%,corrupt=0.1%,delay=1ms"; "": none */
+    char faults[128]; /* "rx.drop=5%,tx.reorder=5%,dup=2%,corrupt=0.1%,delay=1ms"; "": none */
 };
 
 struct device_ops;
@@ -130,8 +130,9 @@ struct device_ops {
 };
 
 /*
- * Opens "BACKEND:NAME", wrapped in `faulty` if the config asks. On failure returns -errno, writes one
- * sentence that names device, cause and next step into error[PORT_ERROR_MAX], and leaves nothing.
+ * Opens "BACKEND:NAME", wrapped in `faulty` if the config asks. On failure returns -errno, writes
+ * one sentence that names device, cause and next step into error[PORT_ERROR_MAX], and leaves
+ * nothing.
  */
 int device_open(struct device **out, const char *spec, const struct device_config *config,
                 char *error);

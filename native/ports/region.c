@@ -90,8 +90,7 @@ static struct nm_ring *add_ring(struct region *region, uint32_t slots, uint32_t 
     return ring;
 }
 
-struct nm_if *region_add_if(struct region *region, const char *name,
-                            const struct region_spec *spec)
+struct nm_if *region_add_if(struct region *region, const char *name, const struct region_spec *spec)
 {
     struct nm_if *nifp = (struct nm_if *)(void *)(region->base + region->used);
     uint8_t *start = (uint8_t *)nifp;

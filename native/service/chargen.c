@@ -66,5 +66,5 @@ static bool chargen_step(struct stack *stack, uint32_t conn)
     return socket_writable(stack, conn) > 0;
 }
 
-const struct service service_chargen = {.name = "chargen", .default_port = 19,
-                                        .step = chargen_step};
+const struct service service_chargen = {
+    .name = "chargen", .default_port = 19, .step = chargen_step};

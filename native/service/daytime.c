@@ -24,5 +24,5 @@ static bool daytime_step(struct stack *stack, uint32_t conn)
     return false;
 }
 
-const struct service service_daytime = {.name = "daytime", .default_port = 13,
-                                        .step = daytime_step};
+const struct service service_daytime = {
+    .name = "daytime", .default_port = 13, .step = daytime_step};

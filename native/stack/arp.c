@@ -11,6 +11,7 @@ enum {
     ARP_REQUEST = 1,
     ARP_REPLY = 2,
     HTYPE_ETHERNET = 1,
+    HOP_US = 1000000,
 };
 
 static bool well_formed(const struct wire_arp *arp)
@@ -32,6 +33,7 @@ static enum verdict handle(struct stack *stack, const struct wire_arp *arp)
     } else {
         learned = neighbour_update(stack->cluster->neighbours, arp->spa, arp->sha, stack->now_us,
                                    to_us && asks);
+        memset(stack->hops, 0, sizeof(stack->hops));
     }
     if (!asks || !to_us) {
         return learned ? VERDICT_arp_learned : VERDICT_arp_not_ours;
@@ -61,9 +63,20 @@ void arp_input(struct stack *stack, struct frame *frame)
 
 bool arp_resolve(struct stack *stack, uint32_t ip, uint8_t mac[6])
 {
+    struct hop *hop = &stack->hops[(ip * 0x9e3779b1u) >> 26];
     bool ask;
-    bool known = neighbour_lookup(stack->cluster->neighbours, ip, mac, stack->now_us, &ask);
+    bool known;
 
+    if (likely(hop->ip == ip && stack->now_us < hop->until_us)) {
+        memcpy(mac, hop->mac, sizeof(hop->mac));
+        return true;
+    }
+    known = neighbour_lookup(stack->cluster->neighbours, ip, mac, stack->now_us, &ask);
+    if (known) {
+        hop->ip = ip;
+        hop->until_us = stack->now_us + HOP_US;
+        memcpy(hop->mac, mac, sizeof(hop->mac));
+    }
     if (ask) {
         struct reply *reply = reply_add(stack, REPLY_ARP_ASK);
 

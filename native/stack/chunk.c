@@ -184,8 +184,8 @@ void queue_drop(struct stack *stack, struct chunk_queue *queue, uint32_t len)
 }
 
 /* Copies the head chunk's first bytes to a started tail. */
-static uint32_t move_by_copy(struct stack *stack, struct chunk_queue *from,
-                             struct chunk_queue *to, uint32_t len)
+static uint32_t move_by_copy(struct stack *stack, struct chunk_queue *from, struct chunk_queue *to,
+                             uint32_t len)
 {
     const struct chunk *chunk = chunk_at(stack, from->head);
     uint32_t part = min_u32(len, (uint32_t)(chunk->end - chunk->start));

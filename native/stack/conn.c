@@ -162,7 +162,7 @@ struct conn_active *conn_activate(struct stack *stack, uint32_t conn)
     undo_save(&stack->arena, &shared->active_free_n);
     index = stack->active_free[--shared->active_free_n];
     ENSURE(index < stack->config->actives_max);
-    active = active_touch(stack, index);
+    active = active_touch_all(stack, index);
     *active = (struct conn_active){.conn = conn, .cur_chunk = NONE};
     queue_init(&active->snd);
     queue_init(&active->rcv);
@@ -184,7 +184,7 @@ void conn_deactivate(struct stack *stack, uint32_t conn)
     if (!active) {
         return;
     }
-    active = active_touch(stack, index);
+    active = active_touch_all(stack, index);
     queue_free(stack, &active->snd);
     queue_free(stack, &active->rcv);
     queue_free(stack, &active->ooo);

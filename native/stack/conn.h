@@ -2,7 +2,8 @@
  * A connection and everything it may hold, as it lies in the arena: indices only.
  *
  * An idle connection costs CONN_IDLE_BYTES. What is needed only with data queued or in flight is an
- * *active* record from a pool. Who changes a record saves it first: conn_touch, active_touch.
+ * *active* record from a pool. Who changes a record saves it first: conn_touch,
+ * active_touch.
  */
 #pragma once
 #include "base/seq.h"
@@ -59,7 +60,7 @@ struct conn_hot {
     uint32_t rtx_at;  /* tick of retransmission, probe or end of TIME-WAIT; 0: none */
     uint32_t delack_at;
     uint32_t snd_wl1; /* sequence number of the segment that last set snd_wnd */
-    uint16_t mss;          /* what we may send in one segment */
+    uint16_t mss;     /* what we may send in one segment */
     uint8_t state;
     uint8_t flags;
     uint8_t wscale; /* low nibble: peer's (for snd_wnd), high: ours */
@@ -76,8 +77,8 @@ struct conn_cold {
     uint32_t rto_us;
     uint32_t wheel_next;
     uint32_t wheel_prev;
-    uint32_t wheel_at;    /* tick for which it is queued; the deadlines in hot are the truth */
-    uint16_t wheel_slot;  /* level * WHEEL_SLOTS + slot; WHEEL_NOWHERE */
+    uint32_t wheel_at;     /* tick for which it is queued; the deadlines in hot are the truth */
+    uint16_t wheel_slot;   /* level * WHEEL_SLOTS + slot; WHEEL_NOWHERE */
     uint16_t ssthresh_mss; /* kept while idle; 0: none yet */
     uint32_t snd_wnd_max;
 };
@@ -180,13 +181,20 @@ static inline struct conn_cold *cold_touch(struct stack *stack, uint32_t conn)
     return cold;
 }
 
+/* The first line: queues in order, cursor, window, flags. */
 static inline struct conn_active *active_touch(struct stack *stack, uint32_t index)
 {
     struct conn_active *active = &stack->active[index];
 
     undo_save(&stack->arena, active);
-    undo_save(&stack->arena, (uint8_t *)active + CACHE_LINE);
     return active;
+}
+
+/* Both lines: holes, losses, congestion avoidance. */
+static inline struct conn_active *active_touch_all(struct stack *stack, uint32_t index)
+{
+    undo_save(&stack->arena, (uint8_t *)&stack->active[index] + CACHE_LINE);
+    return active_touch(stack, index);
 }
 
 static inline uint32_t stack_tick(const struct stack *stack)

@@ -17,7 +17,8 @@ enum close_reason {
     CLOSE_REFUSED, /* RST in SYN-SENT */
 };
 
-/* A service is a table entry without state of its own; a connection's state is 8 bytes in the arena. */
+/* A service is a table entry without state of its own; a connection's state is 8 bytes in the
+ * arena. */
 struct service {
     const char *name;
     uint16_t default_port;

@@ -46,13 +46,13 @@ struct frame {
     uint8_t kind;        /* enum frame_kind */
     uint16_t l3_off;     /* 14, or 18 behind a VLAN tag */
     uint16_t l4_off;
-    uint32_t l4_len;     /* header and payload, from the IP header */
-    uint16_t gso_size;   /* 0: one segment */
-    uint8_t verdict;     /* enum verdict; VERDICT_NONE while it is open */
-    uint8_t broadcast;   /* link-layer broadcast or multicast */
-    uint32_t conn;       /* index found by steering, CONN_NONE */
-    struct tuple tuple;  /* TCP only */
-    uint64_t hash;       /* keyed flow hash, TCP only */
+    uint32_t l4_len;    /* header and payload, from the IP header */
+    uint16_t gso_size;  /* 0: one segment */
+    uint8_t verdict;    /* enum verdict; VERDICT_NONE while it is open */
+    uint8_t broadcast;  /* link-layer broadcast or multicast */
+    uint32_t conn;      /* index found by steering, CONN_NONE */
+    struct tuple tuple; /* TCP only */
+    uint64_t hash;      /* keyed flow hash, TCP only */
     const struct nm_ring *ring;
 };
 

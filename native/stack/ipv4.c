@@ -25,6 +25,16 @@ static bool source_possible(const struct stack_config *config, uint32_t src)
            (src & config->netmask) != (config->ip & config->netmask);
 }
 
+static bool checksum_right(const uint8_t *ip, uint32_t header)
+{
+    uint64_t sum = csum_ipv4_header(ip);
+
+    if (header > IPV4_HDR_LEN) {
+        sum = csum_add(ip + IPV4_HDR_LEN, header - IPV4_HDR_LEN, sum);
+    }
+    return csum_fold(sum) == 0;
+}
+
 enum verdict ipv4_parse(const struct stack_config *config, struct frame *frame, uint8_t *protocol)
 {
     struct wire_ipv4 ip;
@@ -39,7 +49,7 @@ enum verdict ipv4_parse(const struct stack_config *config, struct frame *frame, 
     total = ntohs(ip.total_len);
     if (ip.version_ihl >> 4 != 4 || header < IPV4_HDR_LEN || total < header ||
         total > frame->len - frame->l3_off || frame->contig < frame->l3_off + header ||
-        csum_fold(csum_add(frame->data + frame->l3_off, header, 0)) != 0) {
+        !checksum_right(frame->data + frame->l3_off, header)) {
         return VERDICT_ip_malformed;
     }
     if (ip.dst != config->ip) {
@@ -72,7 +82,7 @@ void ipv4_write(const struct stack *stack, uint8_t *buf, uint32_t dst, uint8_t p
         .dst = dst,
     };
 
-    ip.check = csum_fold(csum_add(&ip, sizeof(ip), 0));
+    ip.check = csum_fold(csum_ipv4_header(&ip));
     memcpy(buf, &ip, sizeof(ip));
 }
 

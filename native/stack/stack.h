@@ -21,6 +21,7 @@ enum {
     STACK_SHARDS_MAX = 64,
     STACK_LISTENERS_MAX = 16,
     REPLIES_MAX = BURST_MAX,
+    HOPS = 64,
 };
 
 struct listener {
@@ -58,27 +59,27 @@ struct cluster {
     struct directory *directory;
     struct neighbour_table *neighbours;
     struct lanes *lanes;
-    uint64_t flow_key[2];   /* for the flow hash */
-    uint64_t isn_key[2];    /* RFC 6528; one for all shards, kept over restarts */
-    uint64_t start_us;      /* the ISN clock's zero */
-    int doorbell[STACK_SHARDS_MAX];            /* eventfds */
-    _Atomic uint32_t *sleeping;                /* one padded word per shard (stride 16) */
+    uint64_t flow_key[2];           /* for the flow hash */
+    uint64_t isn_key[2];            /* RFC 6528; one for all shards, kept over restarts */
+    uint64_t start_us;              /* the ISN clock's zero */
+    int doorbell[STACK_SHARDS_MAX]; /* eventfds */
+    _Atomic uint32_t *sleeping;     /* one padded word per shard (stride 16) */
 };
 
 enum reply_kind {
-    REPLY_ARP,        /* answer an ARP request */
-    REPLY_ARP_ASK,    /* ask who has an address */
-    REPLY_ICMP_ECHO,  /* answer an echo request held in `frame` */
-    REPLY_TCP,        /* a segment without data for no connection, or a challenge ACK */
+    REPLY_ARP,       /* answer an ARP request */
+    REPLY_ARP_ASK,   /* ask who has an address */
+    REPLY_ICMP_ECHO, /* answer an echo request held in `frame` */
+    REPLY_TCP,       /* a segment without data for no connection, or a challenge ACK */
 };
 
 /* What input owes the wire; written by input, sent by output in the same turn, lost with a kill. */
 struct reply {
     uint8_t kind;
     uint8_t tcp_flags;
-    uint8_t mac[6];      /* destination */
-    uint32_t ip;         /* ARP: the peer's or the asked address */
-    struct tuple tuple;  /* TCP */
+    uint8_t mac[6];     /* destination */
+    uint32_t ip;        /* ARP: the peer's or the asked address */
+    struct tuple tuple; /* TCP */
     uint32_t seq;
     uint32_t ack;
     uint16_t window;
@@ -89,6 +90,14 @@ struct reply {
 struct tx_cursor {
     uint32_t next; /* first slot not yet filled */
     uint32_t left; /* slots still free */
+};
+
+/* Next hops looked up lately: spares the shared table, for a second at most. */
+struct hop {
+    uint32_t ip;
+    uint8_t mac[6];
+    uint16_t pad;
+    uint64_t until_us;
 };
 
 struct stack_shared; /* in the arena: see stack/tcb.h */
@@ -113,6 +122,7 @@ struct stack {
     const struct service *const *services;
     uint32_t shard;
     uint64_t now_us; /* read once a turn */
+    struct hop hops[HOPS];
     struct tx_cursor tx;
     struct reply replies[REPLIES_MAX];
     uint32_t replies_n;
@@ -120,8 +130,8 @@ struct stack {
     uint32_t ready_n;
     uint32_t *output; /* connections that may have something to say */
     uint32_t output_n;
-    uint8_t *marks; /* CONN_MARK_* bits: already in ready or output */
-    void *service_data; /* a client's own, for its service */
+    uint8_t *marks;      /* CONN_MARK_* bits: already in ready or output */
+    void *service_data;  /* a client's own, for its service */
     uint64_t clear_hash; /* directory entry to clear once the transaction is committed */
     bool clear_pending;
     struct frame frames[BURST_MAX];

@@ -27,8 +27,7 @@ static void hand_over(struct stack *stack, struct frame *frame, uint32_t owner, 
     struct cluster *cluster = stack->cluster;
 
     frame->verdict = VERDICT_steer_dropped;
-    if (owner < stack->config->shards &&
-        lane_push(cluster->lanes, stack->shard, owner, frame)) {
+    if (owner < stack->config->shards && lane_push(cluster->lanes, stack->shard, owner, frame)) {
         frame->verdict = VERDICT_steered_out;
         *woken |= (uint64_t)1 << owner;
     }

@@ -1,7 +1,7 @@
 /*
- * Timers: a three-level wheel of connections, 1 ms to 4.6 hours. The deadlines in the connection are
- * the truth; a place in the wheel is only moved earlier, and an entry that fires too soon is queued
- * again, so that a request costs no timer operation.
+ * Timers: a three-level wheel of connections, 1 ms to 4.6 hours. The deadlines in the connection
+ * are the truth; a place in the wheel is only moved earlier, and an entry that fires too soon is
+ * queued again, so that a request costs no timer operation.
  */
 #pragma once
 #include "stack/conn.h"
@@ -10,7 +10,8 @@ void wheel_init(struct stack *stack, uint32_t tick);
 /* Sees to it that the wheel fires for `conn` at its earliest deadline or sooner. */
 void timer_update(struct stack *stack, uint32_t conn);
 void timer_remove(struct stack *stack, uint32_t conn);
-/* Takes the next connection out of the wheel whose entry is due at `tick`; NONE: the wheel is there. */
+/* Takes the next connection out of the wheel whose entry is due at `tick`; NONE: the wheel is
+ * there. */
 uint32_t timer_pop(struct stack *stack, uint32_t tick);
 /* The tick at which something may be due, at most `limit` ticks from the wheel's now. */
 uint32_t timer_next(const struct stack *stack, uint32_t limit);

@@ -16,9 +16,13 @@
 #include <unistd.h>
 
 #if defined(__x86_64__)
-enum { AUDIT_ARCH_HERE = AUDIT_ARCH_X86_64 };
+enum {
+    AUDIT_ARCH_HERE = AUDIT_ARCH_X86_64
+};
 #elif defined(__aarch64__)
-enum { AUDIT_ARCH_HERE = AUDIT_ARCH_AARCH64 };
+enum {
+    AUDIT_ARCH_HERE = AUDIT_ARCH_AARCH64
+};
 #endif
 
 enum {
@@ -27,14 +31,14 @@ enum {
 };
 
 /* No program of ours calls these once it is warm. */
-static const int fatal[FATAL_N] = {SYS_execve,        SYS_execveat, SYS_ptrace, SYS_bpf,
-                                   SYS_io_uring_setup, SYS_mount,   SYS_unshare, SYS_setns,
-                                   SYS_init_module,   SYS_kexec_load, SYS_process_vm_writev};
+static const int fatal[FATAL_N] = {
+    SYS_execve,  SYS_execveat, SYS_ptrace,      SYS_bpf,        SYS_io_uring_setup,   SYS_mount,
+    SYS_unshare, SYS_setns,    SYS_init_module, SYS_kexec_load, SYS_process_vm_writev};
 
 /* Python or libzmq may try these: they fail as they would for lack of permission. */
-static const int refused[REFUSED_N] = {SYS_socket,   SYS_openat,  SYS_openat2,
-                                       SYS_fork,     SYS_connect, SYS_bind,
-                                       SYS_memfd_create, SYS_kill, SYS_userfaultfd};
+static const int refused[REFUSED_N] = {SYS_socket,       SYS_openat,  SYS_openat2,
+                                       SYS_fork,         SYS_connect, SYS_bind,
+                                       SYS_memfd_create, SYS_kill,    SYS_userfaultfd};
 
 static int drop_capabilities(void)
 {
@@ -55,12 +59,12 @@ static int install_filter(void)
     struct sock_fprog program = {.filter = filter};
     uint16_t n = 0;
 
-    filter[n++] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS,
-                                               offsetof(struct seccomp_data, arch));
+    filter[n++] =
+        (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, arch));
     filter[n++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, AUDIT_ARCH_HERE, 1, 0);
     filter[n++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS);
-    filter[n++] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS,
-                                               offsetof(struct seccomp_data, nr));
+    filter[n++] =
+        (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr));
     for (int i = 0; i < FATAL_N; i++) { /* to KILL: over the rest, REFUSED and ALLOW, ERRNO */
         filter[n++] = jump_if(fatal[i], (uint8_t)(FATAL_N - 1 - i + REFUSED_N + 2));
     }

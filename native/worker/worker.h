@@ -30,7 +30,8 @@ const char *worker_phase_name(enum worker_phase phase);
 uint64_t worker_clock_us(void);
 /* Takes the arena over: rolls back, settles the books, begins to serve. 0 or -errno. */
 int worker_adopt(struct worker *worker, uint64_t now_us, uint32_t *adopted, uint32_t *dropped);
-/* One pass at the time `now_us`. Positive: there was something to do; 0: nothing; -errno: the port is dead. */
+/* One pass at the time `now_us`. Positive: there was something to do; 0: nothing; -errno: the port
+ * is dead. */
 int worker_turn(struct worker *worker, uint64_t now_us);
 /* Turns for `for_us` microseconds, sleeping when idle. 0 or -errno. */
 int worker_run(struct worker *worker, uint64_t for_us);

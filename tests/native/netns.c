@@ -40,8 +40,9 @@ static bool enter_user(void)
     unsigned uid = geteuid();
     unsigned gid = getegid();
 
-    return unshare(CLONE_NEWUSER | CLONE_NEWNET) == 0 && write_file("/proc/self/setgroups", "deny") &&
-           map_id("/proc/self/uid_map", uid) && map_id("/proc/self/gid_map", gid);
+    return unshare(CLONE_NEWUSER | CLONE_NEWNET) == 0 &&
+           write_file("/proc/self/setgroups", "deny") && map_id("/proc/self/uid_map", uid) &&
+           map_id("/proc/self/gid_map", gid);
 }
 
 bool netns_enter(const char **why)

@@ -86,8 +86,8 @@ static void open_client(struct sim *sim, uint32_t index, const struct sim_option
     memcpy(client->config.mac, mem_attachment_mac(client->attachment, false), 6);
     client->device = (struct device){.rings = 1, .name = "client"};
     client->device.ports[0] = client->port;
-    must(server_create(&client->server, &client->device, &client->config, secret, error),
-         "client", error);
+    must(server_create(&client->server, &client->device, &client->config, secret, error), "client",
+         error);
     server_worker_init(client->server, 0, &client->worker);
     must(worker_adopt(&client->worker, sim->now_us, &adopted, &adopted), "adopt", error);
 }
@@ -207,8 +207,7 @@ void sim_print(const struct sim *sim)
 
 static void check_books(const struct stack *stack)
 {
-    uint64_t seen =
-        stack->port->counters->rx_frames + stack->stats->counter[COUNTER_steered_in];
+    uint64_t seen = stack->port->counters->rx_frames + stack->stats->counter[COUNTER_steered_in];
 
     CHECK_EQ(seen, stats_verdict_sum(stack->stats) + rx_pending(stack));
 }

@@ -78,8 +78,8 @@ static void talk_closed(struct stack *stack, uint32_t conn, enum close_reason re
     talk.done += talk.received[conn] == talk.total;
 }
 
-static const struct service talk_service = {.name = "talk", .step = talk_step,
-                                            .closed = talk_closed};
+static const struct service talk_service = {
+    .name = "talk", .step = talk_step, .closed = talk_closed};
 static const struct service *const talk_table[] = {&talk_service, NULL};
 
 /* `conns` connections echo `bytes` each; true when all came back in time. */
@@ -133,8 +133,8 @@ static void many_connections_share_the_shards(void)
 {
     struct sim sim;
 
-    sim_open(&sim, &(struct sim_options){.shards = 4, .clients = 1, .conns = 2048, .chunks = 8192,
-                                         .seed = 1});
+    sim_open(&sim, &(struct sim_options){
+                       .shards = 4, .clients = 1, .conns = 2048, .chunks = 8192, .seed = 1});
     converse(&sim, 1000, 3000, 60000000);
     sim_run(&sim, 3000000);
     sim_check_laws(&sim);
@@ -145,11 +145,10 @@ static void a_bad_wire_changes_no_byte(void)
 {
     struct sim sim;
 
-    sim_open(&sim,
-             &(struct sim_options){.shards = 2,
-                                   .clients = 1,
-                                   .seed = 7,
-                                   .faults = "drop=5%,reorder=5%,dup=2%,corrupt=0.1%"});
+    sim_open(&sim, &(struct sim_options){.shards = 2,
+                                         .clients = 1,
+                                         .seed = 7,
+                                         .faults = "drop=5%,reorder=5%,dup=2%,corrupt=0.1%"});
     converse(&sim, 16, 200000, 600000000);
     sim_run(&sim, 200000000);
     CHECK(sim.worker[0].stack.stats->verdict[VERDICT_tcp_ooo] > 0);

@@ -189,10 +189,8 @@ static void watch_open(struct watch *watch, struct sim *sim)
 {
     size_t size = shard_stack(sim)->arena.size;
 
-    *watch = (struct watch){.sim = sim,
-                            .seen = malloc(size),
-                            .copy = malloc(size),
-                            .free_chunk = malloc(CHUNKS)};
+    *watch = (struct watch){
+        .sim = sim, .seen = malloc(size), .copy = malloc(size), .free_chunk = malloc(CHUNKS)};
 }
 
 static void watch_close(struct watch *watch)
@@ -250,8 +248,8 @@ static void chat_closed(struct stack *stack, uint32_t conn, enum close_reason re
     chat.wrong += reason != CLOSE_DONE || (chat.echo && chat.received[conn] != chat.want);
 }
 
-static const struct service chat_service = {.name = "chat", .step = chat_step,
-                                            .closed = chat_closed};
+static const struct service chat_service = {
+    .name = "chat", .step = chat_step, .closed = chat_closed};
 static const struct service *const chat_table[] = {&chat_service, NULL};
 
 /* Two connections to a service; every turn of the shard that has work is looked at. */

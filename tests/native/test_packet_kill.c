@@ -2,9 +2,8 @@
  * packet: and a worker that is killed: between any two instructions of a sync, and at any time under
  * load. Its successor, forked from the same parent, finds every frame once.
  */
-#include <errno.h>
+#include <linux/if_packet.h>
 #include <signal.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -14,21 +13,32 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/hash.h"
 #include "packet_wire.h"
 
 enum {
     FRAMES = 3,
-    KILLS_AT_STEPS = 120, /* per direction, spread over the instructions of a sync */
+    REGIONS = 2 + FRAMES + 1,
+    CHECKS_MIN = 10, /* a sync makes more visible stores than that */
     KILLS_UNDER_LOAD = 150,
     LOAD_BURST = 20,
-    STEPS_MAX = 1000000,
+    IN_FLIGHT_MAX = 100,
 };
 
 /* What a worker leaves behind, besides the port: MAP_SHARED. */
 struct progress {
-    uint64_t commit; /* (sequence number expected << 32) | RX slot: stored at once */
+    uint64_t commit; /* (sequence number expected or sent << 32) | slot: stored at once */
     uint32_t wrong;
+    uint32_t arrived; /* at the kernel's socket; written by the test */
 };
+
+/* All that a sync may change where others see it, but for the buffers' bytes. */
+struct snapshot {
+    struct iovec region[REGIONS];
+    uint8_t *copy[REGIONS];
+};
+
+typedef void check_fn(struct packet_wire *wire);
 
 static struct progress *progress_new(void)
 {
@@ -39,147 +49,209 @@ static struct progress *progress_new(void)
     return page;
 }
 
-/* Runs `work` in a child, one instruction at a time, and kills it after `steps` of them. */
-static uint32_t run_steps(struct port *port, int (*work)(struct port *, uint64_t), uint32_t steps)
+static void snapshot_begin(struct snapshot *snapshot, const struct port *port)
 {
-    uint32_t done = 0;
-    int status = 0;
-    pid_t pid = fork();
+    const struct packet_ring *ring = packet_ring(port);
+    const uint8_t *bufs = (uint8_t *)port->rx + port->rx->buf_ofs;
+    uint32_t first = (uint32_t)packet_shared(port)->rx_commit;
 
-    if (pid == 0) {
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
-        ptrace(PTRACE_TRACEME, 0, NULL, NULL);
-        raise(SIGSTOP);
-        work(port, wire_now_us());
-        _exit(0);
+    snapshot->region[0] = (struct iovec){ring->rings.base, (size_t)(bufs - ring->rings.base)};
+    snapshot->region[1] = (struct iovec){port->shared, sizeof(struct packet_shared)};
+    for (uint32_t i = 0; i <= FRAMES; i++) {
+        uint32_t index = (first + i) % ring->frames;
+
+        snapshot->region[2 + i].iov_base = ring->map +
+                                           index / PACKET_BLOCK_FRAMES * PACKET_BLOCK_SIZE +
+                                           index % PACKET_BLOCK_FRAMES * PACKET_FRAME_SIZE;
+        snapshot->region[2 + i].iov_len = sizeof(struct tpacket2_hdr);
     }
-    waitpid(pid, &status, 0);
-    while (WIFSTOPPED(status) && done < steps) {
-        ptrace(PTRACE_SINGLESTEP, pid, NULL, NULL);
-        waitpid(pid, &status, 0);
-        done++;
+    for (uint32_t i = 0; i < REGIONS; i++) {
+        snapshot->copy[i] = calloc(1, snapshot->region[i].iov_len);
     }
-    if (!WIFEXITED(status)) {
-        kill(pid, SIGKILL);
-        waitpid(pid, &status, 0);
-    }
-    return done;
 }
 
-static bool can_trace(struct port *port)
+static void snapshot_end(struct snapshot *snapshot)
 {
-    if (run_steps(port, port->ops->rx_sync, 1) == 1) {
-        return true;
+    for (uint32_t i = 0; i < REGIONS; i++) {
+        free(snapshot->copy[i]);
     }
-    check_skip("this system refuses ptrace");
+}
+
+static bool snapshot_changed(const struct snapshot *snapshot)
+{
+    for (uint32_t i = 0; i < REGIONS; i++) {
+        if (memcmp(snapshot->copy[i], snapshot->region[i].iov_base, snapshot->region[i].iov_len)) {
+            return true;
+        }
+    }
     return false;
 }
 
+static void snapshot_save(struct snapshot *snapshot)
+{
+    for (uint32_t i = 0; i < REGIONS; i++) {
+        memcpy(snapshot->copy[i], snapshot->region[i].iov_base, snapshot->region[i].iov_len);
+    }
+}
+
+static void snapshot_restore(const struct snapshot *snapshot)
+{
+    for (uint32_t i = 0; i < REGIONS; i++) {
+        memcpy(snapshot->region[i].iov_base, snapshot->copy[i], snapshot->region[i].iov_len);
+    }
+}
+
+static pid_t fork_traced(struct port *port, int (*sync)(struct port *, uint64_t))
+{
+    pid_t pid = fork();
+
+    if (pid != 0) {
+        return pid;
+    }
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (ptrace(PTRACE_TRACEME, 0, NULL, NULL) != 0) {
+        _exit(1);
+    }
+    raise(SIGSTOP);
+    _exit(sync(port, wire_now_us()) != 0);
+}
+
+/*
+ * Runs a sync in a child, one instruction at a time. Whenever it has stored something, plays its
+ * death: `check` recovers and looks at what is there, and all is put back for the next instruction.
+ */
+static void at_every_store(struct packet_wire *wire, int (*sync)(struct port *, uint64_t),
+                           check_fn *check)
+{
+    struct port *port = &wire->device->ports[0];
+    struct snapshot snapshot;
+    uint32_t checks = 0;
+    int status = 0;
+    pid_t pid = fork_traced(port, sync);
+
+    waitpid(pid, &status, 0);
+    if (!WIFSTOPPED(status)) {
+        check_skip("this system refuses ptrace");
+        return;
+    }
+    snapshot_begin(&snapshot, port);
+    while (WIFSTOPPED(status)) {
+        if (snapshot_changed(&snapshot)) {
+            snapshot_save(&snapshot);
+            CHECK_EQ(port->ops->recover(port), 0);
+            check(wire);
+            snapshot_restore(&snapshot);
+            checks++;
+        }
+        ptrace(PTRACE_SINGLESTEP, pid, NULL, NULL);
+        waitpid(pid, &status, 0);
+    }
+    CHECK_EQ(status, 0);
+    CHECK(checks > CHECKS_MIN);
+    snapshot_end(&snapshot);
+}
+
 /* One short frame, one over two slots, one short one; the first word is its number. */
-static void send_three(const struct packet_wire *wire, uint32_t round)
+static void send_three(const struct packet_wire *wire)
 {
     static uint32_t payload[750];
 
     for (uint32_t i = 0; i < FRAMES; i++) {
         size_t len = i == 1 ? sizeof(payload) : 64;
 
-        payload[0] = round * FRAMES + i;
+        payload[0] = i;
         CHECK(send(wire->udp, payload, len, 0) == (ssize_t)len);
     }
 }
 
-static void kill_in_receive(struct packet_wire *wire, uint32_t round, uint32_t steps)
+/* The successor finds the three frames, in the slots or still in the kernel's ring. */
+static void three_are_there(struct packet_wire *wire)
 {
     struct port *port = &wire->device->ports[0];
 
-    send_three(wire, round);
-    run_steps(port, port->ops->rx_sync, steps);
-    CHECK_EQ(port->ops->recover(port), 0);
     for (uint32_t i = 0; i < FRAMES; i++) {
         uint32_t number;
 
-        CHECK(wire_receive(port));
+        CHECK_EQ(port->ops->rx_sync(port, 1), 0);
+        CHECK(wire_take(port));
         memcpy(&number, got.data + UDP_HEADERS, sizeof(number));
-        CHECK_EQ(number, round * FRAMES + i);
+        CHECK_EQ(number, i);
         CHECK_EQ(got.slots, i == 1 ? 2 : 1);
     }
-    CHECK_EQ(port->ops->rx_sync(port, wire_now_us()), 0);
+    CHECK_EQ(port->ops->rx_sync(port, 1), 0);
     CHECK(!wire_take(port));
-    CHECK_EQ(port->ops->sleep_arm(port), 0);
+    CHECK_EQ(port->ops->sleep_arm(port), 0); /* the kernel has all its frames again */
 }
 
-static void a_kill_at_any_instruction_of_rx_sync_loses_and_doubles_nothing(void)
+static void a_kill_at_any_store_of_rx_sync_loses_and_doubles_nothing(void)
 {
     struct packet_wire wire;
-    uint32_t whole;
 
     if (!wire_open(&wire, 1, JUMBO)) {
         return;
     }
-    if (can_trace(&wire.device->ports[0])) {
-        send_three(&wire, 0);
-        whole = run_steps(&wire.device->ports[0], wire.device->ports[0].ops->rx_sync, STEPS_MAX);
-        CHECK(whole > KILLS_AT_STEPS);
-        for (int i = 0; i < FRAMES; i++) {
-            CHECK(wire_take(&wire.device->ports[0]));
-        }
-        for (uint32_t k = 0; k < KILLS_AT_STEPS; k++) {
-            kill_in_receive(&wire, k + 1, (uint32_t)((uint64_t)whole * k / KILLS_AT_STEPS));
-        }
-        CHECK_EQ(wire.device->ports[0].counters->rx_missed, 0);
+    send_three(&wire);
+    at_every_store(&wire, wire.device->ports[0].ops->rx_sync, three_are_there);
+    wire_close(&wire);
+}
+
+/* A frame given back and filled anew while its worker died is the kernel's news, not a leftover. */
+static void a_frame_filled_anew_is_not_given_back_twice(void)
+{
+    struct packet_wire wire;
+    struct port *port;
+    uint32_t number = 0;
+
+    if (!wire_open(&wire, 1, 1500)) {
+        return;
+    }
+    port = &wire.device->ports[0];
+    CHECK(send(wire.udp, &number, sizeof(number), 0) == sizeof(number));
+    CHECK_EQ(port->ops->rx_sync(port, 1), 0);
+    packet_shared(port)->rx_returned = 0; /* as if killed just before this store */
+    CHECK(wire_take(port));
+    for (number = 1; number <= packet_ring(port)->frames; number++) { /* a lap of the ring */
+        CHECK(send(wire.udp, &number, sizeof(number), 0) == sizeof(number));
+    }
+    CHECK_EQ(port->ops->recover(port), 0);
+    for (uint32_t i = 1; i <= packet_ring(port)->frames; i++) {
+        CHECK(wire_receive(port));
+        memcpy(&number, got.data + UDP_HEADERS, sizeof(number));
+        CHECK_EQ(number, i);
     }
     wire_close(&wire);
 }
 
-static void push_three(const struct packet_wire *wire, uint32_t round)
+/* The successor's cursor stands behind exactly the frames that have arrived. */
+static void what_arrived_is_behind_the_cursor(struct packet_wire *wire)
 {
+    static const uint32_t slot_after[] = {0, 1, 3, 4};
     static uint32_t payload[750];
+    static uint32_t arrived;
+    const struct port *port = &wire->device->ports[0];
 
-    for (uint32_t i = 0; i < FRAMES; i++) {
-        payload[0] = round * FRAMES + i;
-        wire_push_udp(wire, payload, i == 1 ? sizeof(payload) : 64);
+    while (recv(wire->udp, payload, sizeof(payload), MSG_DONTWAIT) > 0) {
+        CHECK_EQ(payload[0], arrived++);
     }
-}
-
-static void kill_in_transmit(struct packet_wire *wire, uint32_t round, uint32_t steps)
-{
-    struct port *port = &wire->device->ports[0];
-    static uint32_t payload[750];
-
-    push_three(wire, round);
-    run_steps(port, port->ops->tx_sync, steps);
-    CHECK_EQ(port->ops->recover(port), 0);
-    CHECK_EQ(port->ops->tx_sync(port, wire_now_us()), 0);
-    for (uint32_t i = 0; i < FRAMES; i++) {
-        CHECK_EQ(recv(wire->udp, payload, sizeof(payload), 0), i == 1 ? sizeof(payload) : 64);
-        CHECK_EQ(payload[0], round * FRAMES + i);
-    }
-    CHECK(recv(wire->udp, payload, sizeof(payload), MSG_DONTWAIT) < 0 && errno == EAGAIN);
+    CHECK(arrived <= FRAMES);
+    CHECK_EQ(packet_shared(port)->tx_commit, slot_after[arrived]);
     CHECK_EQ(nm_ring_distance(port->tx, port->tx->head, nm_ring_tail(port->tx)),
-             port->tx->num_slots - 1);
+             port->tx->num_slots - 1 - (slot_after[FRAMES] - slot_after[arrived]));
 }
 
-static void a_kill_at_any_instruction_of_tx_sync_loses_and_doubles_nothing(void)
+static void a_kill_at_any_store_of_tx_sync_loses_and_doubles_nothing(void)
 {
     struct packet_wire wire;
     static uint32_t payload[750];
-    uint32_t whole;
 
     if (!wire_open(&wire, 1, JUMBO)) {
         return;
     }
-    if (can_trace(&wire.device->ports[0])) {
-        push_three(&wire, 0);
-        whole = run_steps(&wire.device->ports[0], wire.device->ports[0].ops->tx_sync, STEPS_MAX);
-        CHECK(whole > KILLS_AT_STEPS);
-        for (int i = 0; i < FRAMES; i++) {
-            CHECK(recv(wire.udp, payload, sizeof(payload), MSG_DONTWAIT) > 0);
-        }
-        for (uint32_t k = 0; k < KILLS_AT_STEPS; k++) {
-            kill_in_transmit(&wire, k + 1, (uint32_t)((uint64_t)whole * k / KILLS_AT_STEPS));
-        }
-        CHECK_EQ(wire.device->ports[0].counters->tx_dropped, 0);
+    for (uint32_t i = 0; i < FRAMES; i++) {
+        payload[0] = i;
+        wire_push_udp(&wire, payload, i == 1 ? sizeof(payload) : 64);
     }
+    at_every_store(&wire, wire.device->ports[0].ops->tx_sync, what_arrived_is_behind_the_cursor);
     wire_close(&wire);
 }
 
@@ -232,12 +304,12 @@ static bool wait_for(const struct progress *progress, uint32_t number)
     return true;
 }
 
-static void workers_killed_under_load_lose_and_double_nothing(void)
+static void receivers_killed_under_load_lose_and_double_nothing(void)
 {
     struct packet_wire wire;
     struct progress *progress;
     uint32_t sent = 0;
-    unsigned seed = 1;
+    uint64_t seed = 1;
 
     if (!wire_open(&wire, 1, 1500)) {
         return;
@@ -246,11 +318,11 @@ static void workers_killed_under_load_lose_and_double_nothing(void)
     for (int k = 0; k < KILLS_UNDER_LOAD; k++) {
         pid_t pid = fork_worker(&wire.device->ports[0], progress);
 
-        usleep((unsigned)rand_r(&seed) % 1000);
+        usleep((unsigned)(splitmix64(&seed) % 1000));
         for (int i = 0; i < LOAD_BURST; i++, sent++) {
             CHECK(send(wire.udp, &sent, sizeof(sent), 0) == sizeof(sent));
         }
-        usleep((unsigned)rand_r(&seed) % 200);
+        usleep((unsigned)(splitmix64(&seed) % 200));
         kill(pid, SIGKILL);
         CHECK_EQ(waitpid(pid, NULL, 0), pid);
         if (k % 8 == 7) { /* let no ring overflow: that would be a loss of another kind */
@@ -266,15 +338,86 @@ static void workers_killed_under_load_lose_and_double_nothing(void)
     wire_close(&wire);
 }
 
+/* Sends numbered datagrams; number and head are one store, and the ring's head follows it. */
+static pid_t fork_sender(const struct packet_wire *wire, struct progress *progress)
+{
+    struct port *port = &wire->device->ports[0];
+    pid_t pid = fork();
+
+    if (pid != 0) {
+        return pid;
+    }
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    nm_ring_give(port->tx, (uint32_t)progress->commit);
+    port->ops->recover(port);
+    for (;;) {
+        uint32_t number = (uint32_t)(progress->commit >> 32);
+        uint32_t arrived = __atomic_load_n(&progress->arrived, __ATOMIC_ACQUIRE);
+        uint32_t head = port->tx->head;
+
+        while (number - arrived < IN_FLIGHT_MAX && nm_ring_space(port->tx) > 0) {
+            wire_push_udp(wire, &number, sizeof(number));
+            number++;
+        }
+        compiler_barrier();
+        progress->commit = (uint64_t)number << 32 | port->tx->head;
+        compiler_barrier();
+        if (head != port->tx->head || port->ops->sleep_arm(port)) {
+            port->ops->tx_sync(port, wire_now_us());
+        }
+    }
+}
+
+static void count_arrivals(const struct packet_wire *wire, struct progress *progress)
+{
+    uint32_t number;
+
+    while (recv(wire->udp, &number, sizeof(number), MSG_DONTWAIT) > 0) {
+        progress->wrong += number != progress->arrived;
+        __atomic_store_n(&progress->arrived, progress->arrived + 1, __ATOMIC_RELEASE);
+    }
+}
+
+static void senders_killed_under_load_lose_and_double_nothing(void)
+{
+    struct packet_wire wire;
+    struct progress *progress;
+    uint64_t seed = 2;
+
+    if (!wire_open(&wire, 1, 1500)) {
+        return;
+    }
+    progress = progress_new();
+    for (int k = 0; k < KILLS_UNDER_LOAD; k++) {
+        pid_t pid = fork_sender(&wire, progress);
+        uint64_t end = wire_now_us() + 500 + splitmix64(&seed) % 2000;
+
+        while (wire_now_us() < end) {
+            count_arrivals(&wire, progress);
+        }
+        kill(pid, SIGKILL);
+        CHECK_EQ(waitpid(pid, NULL, 0), pid);
+        count_arrivals(&wire, progress);
+    }
+    CHECK_EQ(progress->wrong, 0);
+    CHECK(progress->arrived > KILLS_UNDER_LOAD);
+    munmap(progress, sizeof(*progress));
+    wire_close(&wire);
+}
+
 int main(int argc, char **argv)
 {
     static const struct check_case cases[] = {
-        {"a kill at any instruction of rx_sync loses and doubles nothing",
-         a_kill_at_any_instruction_of_rx_sync_loses_and_doubles_nothing},
-        {"a kill at any instruction of tx_sync loses and doubles nothing",
-         a_kill_at_any_instruction_of_tx_sync_loses_and_doubles_nothing},
-        {"workers killed under load lose and double nothing",
-         workers_killed_under_load_lose_and_double_nothing},
+        {"a kill at any store of rx_sync loses and doubles nothing",
+         a_kill_at_any_store_of_rx_sync_loses_and_doubles_nothing},
+        {"a frame filled anew is not given back twice",
+         a_frame_filled_anew_is_not_given_back_twice},
+        {"a kill at any store of tx_sync loses and doubles nothing",
+         a_kill_at_any_store_of_tx_sync_loses_and_doubles_nothing},
+        {"receivers killed under load lose and double nothing",
+         receivers_killed_under_load_lose_and_double_nothing},
+        {"senders killed under load lose and double nothing",
+         senders_killed_under_load_lose_and_double_nothing},
     };
 
     return check_run(cases, sizeof(cases) / sizeof(cases[0]), argc, argv);

@@ -1,7 +1,12 @@
-/* The send side of an acceptable ACK: window, what left the queue, RTT, congestion (RFC 5681, 6582). */
+/* The send side of an acceptable ACK: window, what left the queue, RTT, congestion (RFC 5681,
+ * 6582). */
 #include "stack/chunk.h"
 #include "stack/timer.h"
 #include "stack/tcp/tcp.h"
+
+enum {
+    CWND_MAX = 1 << 30,
+};
 
 /* RFC 9293 section 3.10.7.4: newer segments only. True when the window is what it was. */
 static bool update_window(struct stack *stack, uint32_t conn, const struct segment *seg)
@@ -35,8 +40,7 @@ static void recovery_ack(struct conn_hot *hot, struct conn_active *active, uint3
 {
     if (seq_ge(ack, active->recover)) {
         active->flags &= ~(uint32_t)ACTIVE_RECOVERY;
-        active->cwnd = min_u32(active->ssthresh,
-                               max_u32(hot->snd_max - ack, hot->mss) + hot->mss);
+        active->cwnd = min_u32(active->ssthresh, max_u32(hot->snd_max - ack, hot->mss) + hot->mss);
         return;
     }
     active->flags |= ACTIVE_RESEND;
@@ -47,16 +51,20 @@ static void recovery_ack(struct conn_hot *hot, struct conn_active *active, uint3
 }
 
 /* RFC 5681 section 3.1: slow start, then one segment a window. */
-static void grow_window(const struct conn_hot *hot, struct conn_active *active, uint32_t acked)
+static void grow_window(struct stack *stack, const struct conn_hot *hot, struct conn_active *active,
+                        uint32_t acked)
 {
     if (active->cwnd < active->ssthresh) {
-        active->cwnd += min_u32(acked, 2u * hot->mss);
+        if (active->cwnd < CWND_MAX) {
+            active->cwnd += min_u32(acked, 2u * hot->mss);
+        }
         return;
     }
+    active_touch_all(stack, hot->active);
     active->acked_bytes += acked;
     if (active->acked_bytes >= active->cwnd) {
         active->acked_bytes -= active->cwnd;
-        active->cwnd += min_u32(hot->mss, UINT32_MAX / 2 - active->cwnd);
+        active->cwnd = min_u32(active->cwnd + hot->mss, CWND_MAX);
     }
 }
 
@@ -79,7 +87,7 @@ static void drop_acked(struct stack *stack, uint32_t conn, struct conn_active *a
     if (active->flags & ACTIVE_RECOVERY) {
         recovery_ack(hot, active, acked, seg->ack);
     } else {
-        grow_window(hot, active, acked);
+        grow_window(stack, hot, active, acked);
     }
     queue_drop(stack, &active->snd, data);
     if (data > 0) {
@@ -118,6 +126,7 @@ static void new_ack(struct stack *stack, uint32_t conn, const struct segment *se
 /* RFC 5681 section 3.2, step 2; RFC 6582 for when not to. */
 static void fast_retransmit(struct stack *stack, struct conn_hot *hot, struct conn_active *active)
 {
+    active_touch_all(stack, hot->active);
     active->ssthresh = max_u32(tcp_flight(hot) / 2, 2u * hot->mss);
     active->cwnd = active->ssthresh + 3u * hot->mss;
     active->recover = hot->snd_max;
@@ -141,7 +150,7 @@ static void duplicate_ack(struct stack *stack, uint32_t conn)
     active = active_touch(stack, hot->active);
     hot->dupacks = (uint8_t)min_u32(hot->dupacks + 1u, UINT8_MAX);
     if (active->flags & ACTIVE_RECOVERY) {
-        active->cwnd += min_u32(hot->mss, UINT32_MAX / 2 - active->cwnd);
+        active->cwnd = min_u32(active->cwnd + hot->mss, CWND_MAX);
     } else if (hot->dupacks == 3 && seq_ge(hot->snd_una, active->recover)) {
         fast_retransmit(stack, hot, active);
     }

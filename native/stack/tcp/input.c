@@ -52,8 +52,8 @@ static enum verdict handle_rst(struct stack *stack, uint32_t conn, const struct 
 
 /*
  * RFC 5961 section 5: an ACK from before the largest window, or of what was never sent, is refused.
- * Deviation: the present window (at least 64 KiB) stands for the largest, which lies in a cold line;
- * an older ACK carries nothing new.
+ * Deviation: the present window (at least 64 KiB) stands for the largest, which lies in a cold
+ * line; an older ACK carries nothing new.
  */
 static bool ack_acceptable(const struct conn_hot *hot, uint32_t ack)
 {
@@ -126,7 +126,8 @@ static enum verdict arrives(struct stack *stack, uint32_t conn, const struct seg
     return tcp_text(stack, conn, &bare);
 }
 
-/* TIME-WAIT: a new SYN beyond the old window may reuse the tuple (MAY-2); RSTs are ignored (RFC 1337). */
+/* TIME-WAIT: a new SYN beyond the old window may reuse the tuple (MAY-2); RSTs are ignored (RFC
+ * 1337). */
 static enum verdict time_wait(struct stack *stack, struct frame *frame, uint32_t conn,
                               const struct segment *seg)
 {

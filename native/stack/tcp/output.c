@@ -14,7 +14,7 @@
 #include "stack/tcp/tcp.h"
 
 enum {
-    SYN_OPTIONS_LEN = 8, /* MSS, NOP, window scale */
+    SYN_OPTIONS_LEN = 8,   /* MSS, NOP, window scale */
     RTT_SAMPLE_US = 10000, /* one sample a round trip at most, and not more often than this */
 };
 
@@ -174,7 +174,8 @@ static void book_sent(struct stack *stack, struct conn_hot *hot, const struct ou
     }
 }
 
-/* Sends one segment of a connection. False: not now (ring full); a next hop unknown counts as loss. */
+/* Sends one segment of a connection. False: not now (ring full); a next hop unknown counts as loss.
+ */
 static bool send_segment(struct stack *stack, uint32_t conn, uint32_t seq, uint32_t len,
                          uint8_t flags)
 {
@@ -368,7 +369,8 @@ static bool send_all(struct stack *stack, uint32_t conn, struct conn_active *act
     return !fin_pending(hot, active) || send_fin(stack, conn);
 }
 
-/* What receiving owes: at once, after two segments, or by the delayed-ACK timer (MUST-58, SHLD-18). */
+/* What receiving owes: at once, after two segments, or by the delayed-ACK timer (MUST-58, SHLD-18).
+ */
 static bool send_ack(struct stack *stack, uint32_t conn)
 {
     struct conn_hot *hot = &stack->hot[conn];
@@ -459,10 +461,8 @@ void tcp_reply_rst(struct stack *stack, const struct tuple *tuple, const struct 
 
 bool reply_send_tcp(struct stack *stack, const struct reply *reply)
 {
-    struct outgoing out = {.seq = reply->seq,
-                           .ack = reply->ack,
-                           .flags = reply->tcp_flags,
-                           .window = reply->window};
+    struct outgoing out = {
+        .seq = reply->seq, .ack = reply->ack, .flags = reply->tcp_flags, .window = reply->window};
     bool unresolved;
     uint8_t *buf = begin_frame(stack, reply->tuple.raddr, &unresolved);
 

@@ -95,6 +95,7 @@ static enum verdict in_order(struct stack *stack, uint32_t conn, struct segment 
     }
     if (active->ooo.head != NONE) {
         hot->flags |= CONN_ACK_NOW; /* a hole was filled (RFC 5681 section 4.2) */
+        active_touch_all(stack, hot->active);
         join_ooo(stack, hot, active);
     }
     if ((active->flags & ACTIVE_FIN_HELD) && active->fin_seq == hot->rcv_nxt) {
@@ -185,6 +186,7 @@ static enum verdict out_of_order(struct stack *stack, uint32_t conn, const struc
     if (!active) {
         return VERDICT_tcp_ooo_full;
     }
+    active_touch_all(stack, stack->hot[conn].active);
     if (seg->flags & TCP_FIN) {
         active->flags |= ACTIVE_FIN_HELD;
         active->fin_seq = seg->seq + seg->len;

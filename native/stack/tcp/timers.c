@@ -76,7 +76,7 @@ static void rtx_data(struct stack *stack, uint32_t conn)
     }
     stats_add(stack->stats, COUNTER_rto_expired, 1);
     if (hot->active != NONE) {
-        struct conn_active *active = active_touch(stack, hot->active);
+        struct conn_active *active = active_touch_all(stack, hot->active);
 
         if (hot->retries == 0) {
             active->ssthresh = max_u32((hot->snd_max - hot->snd_una) / 2, 2u * hot->mss);

@@ -1,0 +1,154 @@
+"""What machine this is: CPUs, NUMA nodes, an interface with its queues and IRQs, from sysfs.
+
+`read` is the effect; what it returns is frozen, and `plan` decides on it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from shardserver import affinity, values
+
+
+@dataclass(frozen=True)
+class Cpu:
+    """A CPU that may be used. CPUs of one (package, core) are SMT siblings."""
+
+    id: int
+    node: int
+    package: int
+    core: int
+
+
+@dataclass(frozen=True)
+class Queue:
+    """A hardware queue with the IRQ that serves it; -1 and () where the driver tells none."""
+
+    index: int
+    irq: int
+    irq_cpus: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Interface:
+    """A network interface. `node` is -1 when it has none."""
+
+    name: str
+    ifindex: int
+    mac: bytes
+    mtu: int
+    node: int
+    up: bool
+    queues: tuple[Queue, ...]
+
+
+@dataclass(frozen=True)
+class Topology:
+    """The machine as far as a plan needs it."""
+
+    cpus: tuple[Cpu, ...]
+    nodes: tuple[int, ...]
+    interfaces: tuple[str, ...]
+    interface: Interface | None
+    host_addresses: tuple[int, ...]
+
+
+def _text(path: Path, default: str = "") -> str:
+    try:
+        return path.read_text(encoding="ascii", errors="replace").strip()
+    except OSError:
+        return default
+
+
+def _number(path: Path, default: int) -> int:
+    text = _text(path)
+    return int(text) if re.fullmatch(r"-?\d+", text) else default
+
+
+def _cpu(sysfs: Path, cpu: int) -> Cpu:
+    base = sysfs / f"devices/system/cpu/cpu{cpu}"
+    nodes = [int(path.name[4:]) for path in base.glob("node[0-9]*")]
+    return Cpu(
+        id=cpu,
+        node=min(nodes, default=0),
+        package=_number(base / "topology/physical_package_id", 0),
+        core=_number(base / "topology/core_id", cpu),
+    )
+
+
+def _irq_cpus(proc: Path, irq: int) -> tuple[int, ...]:
+    text = _text(proc / f"irq/{irq}/effective_affinity_list")
+    text = text or _text(proc / f"irq/{irq}/smp_affinity_list")
+    try:
+        return values.parse_cpus(text) if text else ()
+    except ValueError:
+        return ()
+
+
+def _queue_irqs(proc: Path, name: str, count: int) -> dict[int, int]:
+    """Queue → IRQ by the names that drivers give in /proc/interrupts: eth0-TxRx-3, eth0-rx-3."""
+    irqs: dict[int, int] = {}
+    for line in _text(proc / "interrupts").splitlines():
+        found = re.match(r"\s*(\d+):", line)
+        label = line.split()[-1] if line.split() else ""
+        queue = re.fullmatch(
+            rf"(?:.*@)?{re.escape(name)}(?:-[A-Za-z]+)*[-.](\d+)|"
+            rf"{re.escape(name)}-(?:input|rx)\.?(\d+)",
+            label,
+        )
+        if found and queue and "tx-" not in label.lower():
+            index = int(queue[1] or queue[2])
+            if index < count:
+                irqs.setdefault(index, int(found[1]))
+    return irqs
+
+
+def read_interface(sysfs: Path, proc: Path, name: str) -> Interface | None:
+    """The interface, or None when there is none of that name."""
+    base = sysfs / "class/net" / name
+    ifindex = _number(base / "ifindex", 0)
+    if not ifindex or "/" in name:
+        return None
+    count = max(1, len(list(base.glob("queues/rx-*"))))
+    irqs = _queue_irqs(proc, name, count)
+    mac = _text(base / "address", "00:00:00:00:00:00")
+    return Interface(
+        name=name,
+        ifindex=ifindex,
+        mac=bytes(int(octet, 16) for octet in mac.split(":"))[:6],
+        mtu=_number(base / "mtu", 1500),
+        node=_number(base / "device/numa_node", -1),
+        up=bool(int(_text(base / "flags", "0x0"), 16) & 1),
+        queues=tuple(
+            Queue(index, irqs.get(index, -1), _irq_cpus(proc, irqs[index]) if index in irqs else ())
+            for index in range(count)
+        ),
+    )
+
+
+def host_addresses(proc: Path) -> tuple[int, ...]:
+    """The IPv4 addresses that this host's kernel answers for in this network namespace."""
+    found: list[int] = []
+    last = ""
+    for line in _text(proc / "net/fib_trie").splitlines():
+        address = re.search(r"\|-- (\d+\.\d+\.\d+\.\d+)", line)
+        if address:
+            last = address[1]
+        elif "/32 host LOCAL" in line and last:
+            found.append(values.parse_ip(last))
+    return tuple(dict.fromkeys(found))
+
+
+def read(interface: str, sysfs: Path = Path("/sys"), proc: Path = Path("/proc")) -> Topology:
+    """Reads the machine; `interface` may be empty."""
+    network = sysfs / "class/net"
+    return Topology(
+        cpus=tuple(_cpu(sysfs, cpu) for cpu in affinity.allowed_cpus()),
+        nodes=affinity.online_nodes(sysfs),
+        interfaces=tuple(sorted(os.listdir(network))) if network.is_dir() else (),
+        interface=read_interface(sysfs, proc, interface) if interface else None,
+        host_addresses=host_addresses(proc),
+    )

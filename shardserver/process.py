@@ -1,0 +1,130 @@
+"""The one place that forks, and the one reaper.
+
+A process with threads is never forked: the child would inherit locks that nobody releases.
+`Child` holds a pidfd; whoever sees it readable calls `reap`, and nobody else waits.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import multiprocess
+
+_CONTEXT = multiprocess.get_context("fork")
+# The parent handles these; a terminal sends them to the whole group.
+_SIGNALS = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+)
+
+
+@dataclass(frozen=True)
+class ExitStatus:
+    """How a child ended: a code, or the signal that ended it."""
+
+    code: int
+    signal: int
+
+    def __str__(self) -> str:
+        if not self.signal:
+            return f"exit code {self.code}"
+        try:
+            return f"killed by {signal.Signals(self.signal).name}"
+        except ValueError:
+            return f"killed by signal {self.signal}"
+
+
+class Child:
+    """A forked process."""
+
+    def __init__(self, process: Any) -> None:
+        self._process = process
+        self.pid: int = process.pid
+        self.pidfd = os.pidfd_open(self.pid)
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        """Sends a signal; to a dead child it is a no-op."""
+        try:
+            signal.pidfd_send_signal(self.pidfd, number)
+        except ProcessLookupError:
+            return
+
+    def reap(self) -> ExitStatus:
+        """Waits for the end, closes the pidfd and tells how it ended."""
+        self._process.join()
+        code: int = self._process.exitcode
+        self._process.close()
+        os.close(self.pidfd)
+        return ExitStatus(max(code, 0), max(-code, 0))
+
+
+def thread_count() -> int:
+    """Threads of this process, C threads included."""
+    return sum(1 for _ in Path("/proc/self/task").iterdir())
+
+
+def in_child() -> None:
+    """Signals are the parent's business: a child ends when its parent says so, or is gone."""
+    signal.set_wakeup_fd(-1)
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """No signal reaches the child while it still has its parent's handlers and wake-up fd."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def fork(target: Callable[[], int], name: str) -> Child:
+    """Runs `target` in a forked process; what it returns is the exit code."""
+    if thread_count() != 1:
+        raise RuntimeError("a process with threads must not fork")
+    with _signals_held():
+        process = _CONTEXT.Process(target=_run, args=(target,), name=name)
+        process.start()
+    return Child(process)
+
+
+def _run(target: Callable[[], int]) -> None:
+    in_child()
+    code = target()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def set_title(title: str) -> None:
+    """The name that ps and top show; 15 characters."""
+    try:
+        Path("/proc/self/comm").write_text(title[:15], encoding="utf-8")
+    except OSError:
+        return
+
+
+def daemonize() -> int:
+    """Forks; returns in the child 0, in the parent the child's pid."""
+    if thread_count() != 1:
+        raise RuntimeError("a process with threads must not fork")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid == 0:
+        os.setsid()
+    return pid

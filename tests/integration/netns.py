@@ -1,0 +1,206 @@
+"""A real wire for tests: a server's and a client's network namespace, joined by a veth pair.
+
+The server's address is not configured anywhere, so its kernel neither answers nor resets: only what
+opens `packet:srv0` there can. The client's side is an ordinary Linux host. Start at `wire`.
+
+Needs root and iproute2. Everything is removed when the context ends; what a killed test run left
+behind is removed by the next one (names carry the process id of their maker).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+PREFIX = "sstest"
+SERVICE = "10.77.0.2"
+CLIENT_NET = "10.77.0"
+FIRST_CLIENT = 10
+SERVER_IF = "srv0"
+CLIENT_IF = "cli0"
+DEAD_MAC = "02:00:00:00:de:ad"
+CLONE_NEWNET = 0x40000000
+
+_serial = itertools.count()
+
+
+@dataclass(frozen=True)
+class Wire:
+    """Two joined namespaces: `service` is the address that the server answers for."""
+
+    server_ns: str
+    client_ns: str
+    queues: int
+    clients: tuple[str, ...]
+    service: str = SERVICE
+    server_if: str = SERVER_IF
+    client_if: str = CLIENT_IF
+
+
+def unavailable() -> str | None:
+    """Why there can be no wire here, or None."""
+    if os.geteuid() != 0:
+        return "network namespaces with names need root"
+    if shutil.which("ip", path=_path()) is None:
+        return "the ip command is missing (package iproute2)"
+    probe = f"{PREFIX}-{os.getpid()}-probe"
+    if _ip("netns", "add", probe, check=False).returncode != 0:
+        return "network namespaces are refused here"
+    _ip("netns", "del", probe)
+    return None
+
+
+def server_argv(wire: Wire, argv: Sequence[str]) -> list[str]:
+    """The command that runs `argv` in the server's namespace, with a /sys of its own."""
+    return ["ip", "netns", "exec", wire.server_ns, *argv]
+
+
+def client_argv(wire: Wire, argv: Sequence[str]) -> list[str]:
+    """The command that runs `argv` on the client's side."""
+    return ["ip", "netns", "exec", wire.client_ns, *argv]
+
+
+def run_in_server(wire: Wire, argv: Sequence[str]) -> str:
+    """Runs a command to its end in the server's namespace; its output."""
+    return _run(server_argv(wire, argv)).stdout
+
+
+def run_in_client(wire: Wire, argv: Sequence[str]) -> str:
+    """Runs a command to its end on the client's side; its output."""
+    return _run(client_argv(wire, argv)).stdout
+
+
+@contextmanager
+def wire(queues: int = 4, clients: int = 1, mtu: int = 1500) -> Iterator[Wire]:
+    """Makes a wire with `queues` queues each way and `clients` addresses on the client's side."""
+    _remove_stale()
+    name = f"{PREFIX}-{os.getpid()}-{next(_serial)}"
+    addresses = tuple(f"{CLIENT_NET}.{FIRST_CLIENT + i}" for i in range(clients))
+    made = Wire(f"{name}-s", f"{name}-c", queues, addresses)
+    try:
+        _build(made, mtu)
+        yield made
+    finally:
+        _remove(made.server_ns)
+        _remove(made.client_ns)
+
+
+@contextmanager
+def inside(namespace: str) -> Iterator[None]:
+    """Sockets that this thread opens in the block belong to `namespace`, and stay there."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    there = os.open(f"/run/netns/{namespace}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _setns(libc, there)
+        try:
+            yield
+        finally:
+            _setns(libc, home)
+    finally:
+        os.close(there)
+        os.close(home)
+
+
+def move_flow(wire: Wire, queue: int | None) -> None:
+    """Moves every TCP flow of the client to `queue`, from its next segment with nothing in flight.
+
+    By XPS: all CPUs of the sender map to one TX queue, and a veth's RX queue is its peer's TX queue.
+    None gives the choice back to each socket's hash. UDP sockets keep the queue they have.
+    """
+    mask = f"{(1 << (os.cpu_count() or 1)) - 1:x}"
+    files = [f"/sys/class/net/{wire.client_if}/queues/tx-{q}/xps_cpus" for q in range(wire.queues)]
+    script = [f"echo {mask if q == queue else 0} > {path}" for q, path in enumerate(files)]
+    run_in_client(wire, ["sh", "-ec", "; ".join(script)])
+
+
+def rehash_by_loss(wire: Wire, seconds: float) -> None:
+    """Loses all that the client sends for a while: a Linux sender then changes queues by itself.
+
+    Each retransmission timeout gives a socket a new hash (net.core.txrehash), so after about a
+    second most flows that had data in flight arrive on another queue.
+    """
+    neighbour = ["neigh", "replace", wire.service, "dev", wire.client_if]
+    _ip("-n", wire.client_ns, *neighbour, "lladdr", DEAD_MAC, "nud", "permanent")
+    try:
+        time.sleep(seconds)
+    finally:
+        _ip("-n", wire.client_ns, "neigh", "del", wire.service, "dev", wire.client_if)
+
+
+def listening(wire: Wire) -> list[str]:
+    """TCP ports that the server's kernel itself listens on, as `ss -ltn` would show them."""
+    rows = run_in_server(wire, ["cat", "/proc/net/tcp", "/proc/net/tcp6"]).splitlines()
+    return [row.split()[1] for row in rows if row.split()[3:4] == ["0A"]]
+
+
+def processes(namespace: str) -> list[int]:
+    """Processes that live in a namespace."""
+    return [int(pid) for pid in _ip("netns", "pids", namespace, check=False).stdout.split()]
+
+
+def _path() -> str:
+    return os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+
+
+def _run(argv: Sequence[str], check: bool = True) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PATH": _path()}
+    done = subprocess.run(argv, capture_output=True, text=True, env=environment, check=False)
+    if check and done.returncode != 0:
+        raise RuntimeError(f"{' '.join(argv)}: {done.stderr.strip() or done.returncode}")
+    return done
+
+
+def _ip(*words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    return _run(["ip", *words], check)
+
+
+def _build(wire: Wire, mtu: int) -> None:
+    count = ["numtxqueues", str(wire.queues), "numrxqueues", str(wire.queues)]
+    for namespace in (wire.server_ns, wire.client_ns):
+        _ip("netns", "add", namespace)
+        quiet = [f"net.ipv6.conf.{scope}.disable_ipv6" for scope in ("all", "default")]
+        for path in (f"/proc/sys/{name.replace('.', '/')}" for name in quiet):
+            _ip("netns", "exec", namespace, "sh", "-c", f"echo 1 > {path} 2>/dev/null || true")
+        _ip("-n", namespace, "link", "set", "lo", "up")
+    # The peer's name comes before its namespace, and both before it exists anywhere else.
+    peer = ["peer", "name", wire.server_if, "netns", wire.server_ns, *count, "mtu", str(mtu)]
+    _ip("-n", wire.client_ns, "link", "add", "name", wire.client_if, "mtu", str(mtu), *count,
+        "type", "veth", *peer)  # fmt: skip
+    _ip("-n", wire.server_ns, "link", "set", wire.server_if, "up")
+    _ip("-n", wire.client_ns, "link", "set", wire.client_if, "up")
+    for address in wire.clients:
+        _ip("-n", wire.client_ns, "addr", "add", f"{address}/24", "dev", wire.client_if)
+
+
+def _remove(namespace: str) -> None:
+    for pid in processes(namespace):
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    _ip("netns", "del", namespace, check=False)
+
+
+def _remove_stale() -> None:
+    for line in _ip("netns", "list", check=False).stdout.splitlines():
+        name = line.split()[0] if line else ""
+        fields = name.split("-")
+        stale = len(fields) > 2 and fields[0] == PREFIX and fields[1].isdigit()
+        if stale and not Path(f"/proc/{fields[1]}").exists():
+            _remove(name)
+
+
+def _setns(libc: ctypes.CDLL, fd: int) -> None:
+    if libc.setns(fd, CLONE_NEWNET) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"setns: {os.strerror(number)}")
