@@ -11,6 +11,7 @@ import functools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,17 @@ ABI_VERSION = 1
 _ERROR_MAX = 256
 _LAYOUT_MAX = 64
 _REBUILD = "run: make setup"
+
+
+class ShardWord(IntEnum):
+    """enum ss_shard_state: the state word in a shard's statistics page."""
+
+    DOWN = 0
+    STARTING = 1
+    ADOPTING = 2
+    RUNNING = 3
+    DRAINING = 4
+    STOPPED = 5
 
 
 @dataclass(frozen=True)

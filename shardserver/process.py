@@ -7,8 +7,10 @@ A process with threads is never forked: the child would inherit locks that nobod
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -69,6 +71,13 @@ class Child:
         return ExitStatus(max(code, 0), max(-code, 0))
 
 
+def wait(child: Child, timeout_s: float) -> bool:
+    """Waits for a child's end without reaping it; False when it takes longer."""
+    poller = select.poll()
+    poller.register(child.pidfd, select.POLLIN)
+    return bool(poller.poll(timeout_s * 1000))
+
+
 def thread_count() -> int:
     """Threads of this process, C threads included."""
     return sum(1 for _ in Path("/proc/self/task").iterdir())
@@ -108,6 +117,24 @@ def _run(target: Callable[[], int]) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU time that a process has consumed, with its threads; 0 when it is gone."""
+    # MAKE_PROCESS_CPUCLOCK(pid, CPUCLOCK_SCHED) of the kernel's posix-timers.h
+    try:
+        return time.clock_gettime((~pid << 3) | 2)
+    except OSError:
+        return 0.0
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a process is in state T; under a debugger (t) it is not."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return text.rpartition(")")[2].split()[0] == "T"
 
 
 def set_title(title: str) -> None:

@@ -50,8 +50,8 @@ static const struct service client_service = {
     .name = "bench", .step = client_step, .closed = client_closed};
 static const struct service *const client_table[] = {&client_service, NULL};
 
-__attribute__((noinline)) void bench_server_turn(struct sim *sim);
-__attribute__((noinline)) void bench_warm_turn(struct sim *sim);
+__attribute__((noinline, no_icf)) void bench_server_turn(struct sim *sim);
+__attribute__((noinline, no_icf)) void bench_warm_turn(struct sim *sim);
 
 void bench_server_turn(struct sim *sim)
 {

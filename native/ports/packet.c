@@ -296,7 +296,8 @@ static int packet_open(struct device *device, const char *name, const struct dev
     code = code != 0 ? code : find_and_lock(packet, name, error);
     code = code != 0 ? code : set_mtu(device, packet, config, error);
     if (code == 0) {
-        packet->rings = config->rings ? config->rings : min_u32(packet->link.queues, PORT_RINGS_MAX);
+        packet->rings =
+            config->rings ? config->rings : min_u32(packet->link.queues, PORT_RINGS_MAX);
         set_mac(device, packet, config);
         code = open_rings(device, config, error);
     }

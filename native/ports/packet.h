@@ -39,7 +39,7 @@ _Static_assert(PACKET_RX_BURST < PACKET_BLOCKS_MIN * PACKET_BLOCK_FRAMES,
 
 enum packet_fanout {
     PACKET_BY_FLOW,  /* the kernel's 4-tuple hash: a flow never moves */
-    PACKET_BY_QUEUE, /* ring i takes what the card's queue i received */
+    PACKET_BY_QUEUE, /* each of the card's receive queues has its ring */
 };
 
 /* What the kernel says about an interface. */

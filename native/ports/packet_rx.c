@@ -19,7 +19,8 @@ enum {
     VLAN_LEN = 4,
 };
 
-/* A burst in the making: where it would leave the cursors, and what it would add to the counters. */
+/* A burst in the making: where it would leave the cursors, and what it would add to the counters.
+ */
 struct take {
     const struct packet_ring *from;
     struct nm_ring *to;

@@ -38,7 +38,8 @@ static int attach_deaf(int fd)
     return attach(fd, code, 1);
 }
 
-/* To our MAC or to many, ARP or IPv4, with or without a VLAN tag; nothing that we sent ourselves. */
+/* To our MAC or to many, ARP or IPv4, with or without a VLAN tag; nothing that we sent ourselves.
+ */
 static int attach_ours(int fd, const uint8_t mac[6])
 {
     uint32_t high;
@@ -134,9 +135,8 @@ static int join_fanout(struct packet_device *device, uint32_t index)
 
 static int bind_socket(int fd, const struct packet_link *link)
 {
-    struct sockaddr_ll addr = {.sll_family = AF_PACKET,
-                               .sll_protocol = htons(ETH_P_ALL),
-                               .sll_ifindex = link->ifindex};
+    struct sockaddr_ll addr = {
+        .sll_family = AF_PACKET, .sll_protocol = htons(ETH_P_ALL), .sll_ifindex = link->ifindex};
 
     return bind(fd, (struct sockaddr *)&addr, sizeof(addr)) == 0 ? 0 : -errno;
 }
@@ -166,8 +166,8 @@ static int go_promiscuous(const struct packet_device *device)
     if (!device->promiscuous) {
         return 0;
     }
-    return setsockopt(device->ring[0].fd, SOL_PACKET, PACKET_ADD_MEMBERSHIP, &mreq,
-                      sizeof(mreq)) == 0
+    return setsockopt(device->ring[0].fd, SOL_PACKET, PACKET_ADD_MEMBERSHIP, &mreq, sizeof(mreq)) ==
+                   0
                ? 0
                : -errno;
 }

@@ -43,6 +43,7 @@ uint32_t chunk_alloc(struct stack *stack)
     chunk->next = NONE;
     chunk->start = 0;
     chunk->end = 0;
+    chunk->sum = 0;
     return index;
 }
 
@@ -122,6 +123,7 @@ static void tail_grow(struct stack *stack, struct chunk_queue *queue, uint32_t l
     struct chunk *chunk = chunk_at(stack, queue->tail); /* touched by tail_room */
 
     chunk->end = (uint16_t)(chunk->end + len);
+    chunk->sum = 0;
     queue->bytes += len;
     stats_add(stack->stats, COUNTER_copied_bytes, len);
 }
@@ -175,6 +177,7 @@ void queue_drop(struct stack *stack, struct chunk_queue *queue, uint32_t len)
         if (len < have) {
             chunk = chunk_touch(stack, queue->head);
             chunk->start = (uint16_t)(chunk->start + len);
+            chunk->sum = 0;
             queue->bytes -= len;
             return;
         }
@@ -200,6 +203,11 @@ uint32_t queue_move(struct stack *stack, struct chunk_queue *from, struct chunk_
 {
     uint32_t moved = 0;
 
+    if (to->head == NONE && from->bytes <= len) { /* all of it: the queues change places */
+        *to = *from;
+        queue_init(from);
+        return to->bytes;
+    }
     while (moved < len && from->head != NONE) {
         const struct chunk *chunk = chunk_at(stack, from->head);
         uint32_t have = (uint32_t)(chunk->end - chunk->start);

@@ -163,7 +163,7 @@ struct conn_active *conn_activate(struct stack *stack, uint32_t conn)
     index = stack->active_free[--shared->active_free_n];
     ENSURE(index < stack->config->actives_max);
     active = active_touch_all(stack, index);
-    *active = (struct conn_active){.conn = conn, .cur_chunk = NONE};
+    *active = (struct conn_active){.conn = conn, .cur_chunk = NONE, .spare_chunk = NONE};
     queue_init(&active->snd);
     queue_init(&active->rcv);
     queue_init(&active->ooo);
@@ -188,6 +188,10 @@ void conn_deactivate(struct stack *stack, uint32_t conn)
     queue_free(stack, &active->snd);
     queue_free(stack, &active->rcv);
     queue_free(stack, &active->ooo);
+    if (active->spare_chunk != NONE) {
+        chunk_free(stack, active->spare_chunk);
+        active->spare_chunk = NONE;
+    }
     active->conn = NONE;
     ssthresh_mss = active->ssthresh == UINT32_MAX ? 0 : active->ssthresh / stack->hot[conn].mss;
     cold_touch(stack, conn)->ssthresh_mss = (uint16_t)min_u32(ssthresh_mss, UINT16_MAX);

@@ -12,6 +12,7 @@
 enum {
     NONE = UINT32_MAX,
     CHUNK_BYTES = 2048,
+    CHUNK_SUM_KNOWN = 1 << 16,
     TICK_US = 1000, /* the wheel's resolution */
     WHEEL_LEVELS = 3,
     WHEEL_SLOTS = 256,
@@ -109,7 +110,7 @@ struct conn_active {
     uint32_t conn;      /* whose it is; NONE: free */
     uint32_t flags;     /* enum active_flag */
     uint32_t ooo_chunks;
-    uint32_t spare;
+    uint32_t spare_chunk; /* acknowledged, for the next payload; NONE */
     /* second line: only with holes or losses */
     uint32_t recover;
     uint32_t fin_seq;
@@ -124,7 +125,7 @@ struct chunk {
     uint32_t seq; /* out-of-order queue: sequence number of the first byte */
     uint16_t start;
     uint16_t end;
-    uint32_t spare;
+    uint32_t sum; /* CHUNK_SUM_KNOWN | folded checksum of [start, end); 0: not known */
 };
 
 struct wheel {

@@ -9,12 +9,15 @@ behind is removed by the next one (names carry the process id of their maker).
 
 from __future__ import annotations
 
-import ctypes
+import functools
 import itertools
+import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,9 +31,15 @@ FIRST_CLIENT = 10
 SERVER_IF = "srv0"
 CLIENT_IF = "cli0"
 DEAD_MAC = "02:00:00:00:de:ad"
-CLONE_NEWNET = 0x40000000
 
 _serial = itertools.count()
+
+_OPENER = """
+import json, socket, sys
+channel = socket.socket(fileno=int(sys.argv[1]))
+opened = [socket.socket(**json.loads(sys.argv[3])) for _ in range(int(sys.argv[2]))]
+socket.send_fds(channel, [b"x"], [each.fileno() for each in opened])
+"""
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,7 @@ class Wire:
     client_if: str = CLIENT_IF
 
 
+@functools.cache
 def unavailable() -> str | None:
     """Why there can be no wire here, or None."""
     if os.geteuid() != 0:
@@ -94,27 +104,24 @@ def wire(queues: int = 4, clients: int = 1, mtu: int = 1500) -> Iterator[Wire]:
         _remove(made.client_ns)
 
 
-@contextmanager
-def inside(namespace: str) -> Iterator[None]:
-    """Sockets that this thread opens in the block belong to `namespace`, and stay there."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    there = os.open(f"/run/netns/{namespace}", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        _setns(libc, there)
-        try:
-            yield
-        finally:
-            _setns(libc, home)
-    finally:
-        os.close(there)
-        os.close(home)
+def sockets_in(namespace: str, count: int = 1, **kind: int) -> list[socket.socket]:
+    """Sockets that belong to `namespace`, unconnected; `kind` as for socket.socket().
+
+    A process that lives there opens them and passes them on: a socket stays where it was opened.
+    """
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        arguments = [str(theirs.fileno()), str(count), json.dumps(kind)]
+        argv = ["ip", "netns", "exec", namespace, sys.executable, "-c", _OPENER, *arguments]
+        subprocess.run(argv, check=True, env=_environment(), pass_fds=[theirs.fileno()])
+        descriptors = socket.recv_fds(ours, 1, count)[1]
+    return [socket.socket(fileno=descriptor) for descriptor in descriptors]
 
 
 def move_flow(wire: Wire, queue: int | None) -> None:
     """Moves every TCP flow of the client to `queue`, from its next segment with nothing in flight.
 
-    By XPS: all CPUs of the sender map to one TX queue, and a veth's RX queue is its peer's TX queue.
+    By XPS: all CPUs of the sender map to one TX queue, which is the RX queue of a veth's peer.
     None gives the choice back to each socket's hash. UDP sockets keep the queue they have.
     """
     mask = f"{(1 << (os.cpu_count() or 1)) - 1:x}"
@@ -152,9 +159,12 @@ def _path() -> str:
     return os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
 
 
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PATH": _path()}
+
+
 def _run(argv: Sequence[str], check: bool = True) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PATH": _path()}
-    done = subprocess.run(argv, capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(argv, capture_output=True, text=True, env=_environment(), check=False)
     if check and done.returncode != 0:
         raise RuntimeError(f"{' '.join(argv)}: {done.stderr.strip() or done.returncode}")
     return done
@@ -172,10 +182,9 @@ def _build(wire: Wire, mtu: int) -> None:
         for path in (f"/proc/sys/{name.replace('.', '/')}" for name in quiet):
             _ip("netns", "exec", namespace, "sh", "-c", f"echo 1 > {path} 2>/dev/null || true")
         _ip("-n", namespace, "link", "set", "lo", "up")
-    # The peer's name comes before its namespace, and both before it exists anywhere else.
-    peer = ["peer", "name", wire.server_if, "netns", wire.server_ns, *count, "mtu", str(mtu)]
-    _ip("-n", wire.client_ns, "link", "add", "name", wire.client_if, "mtu", str(mtu), *count,
-        "type", "veth", *peer)  # fmt: skip
+    this = ["name", wire.client_if, "mtu", str(mtu), *count]
+    peer = ["name", wire.server_if, "netns", wire.server_ns, "mtu", str(mtu), *count]
+    _ip("-n", wire.client_ns, "link", "add", *this, "type", "veth", "peer", *peer)
     _ip("-n", wire.server_ns, "link", "set", wire.server_if, "up")
     _ip("-n", wire.client_ns, "link", "set", wire.client_if, "up")
     for address in wire.clients:
@@ -198,9 +207,3 @@ def _remove_stale() -> None:
         stale = len(fields) > 2 and fields[0] == PREFIX and fields[1].isdigit()
         if stale and not Path(f"/proc/{fields[1]}").exists():
             _remove(name)
-
-
-def _setns(libc: ctypes.CDLL, fd: int) -> None:
-    if libc.setns(fd, CLONE_NEWNET) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"setns: {os.strerror(number)}")

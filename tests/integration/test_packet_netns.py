@@ -7,6 +7,8 @@ import select
 import socket
 import struct
 import subprocess
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,51 +27,52 @@ GROUP = 4711
 ETH_P_IP = 0x0800
 PORT = 7000
 
+Pair = tuple[socket.socket, socket.socket]
+
 
 @contextlib.contextmanager
 def taps(wire: netns.Wire) -> Iterator[list[socket.socket]]:
     """A packet socket for each RX queue of the server's interface."""
     opened: list[socket.socket] = []
     try:
-        with netns.inside(wire.server_ns):
-            for _ in range(wire.queues):
-                tap = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_IP))
-                opened.append(tap)
-                tap.bind((wire.server_if, ETH_P_IP))
-                tap.setsockopt(SOL_PACKET, PACKET_FANOUT, GROUP | PACKET_FANOUT_QM << 16)
+        kind = {"family": socket.AF_PACKET, "type": socket.SOCK_RAW}
+        opened = netns.sockets_in(wire.server_ns, wire.queues, **kind)
+        for tap in opened:
+            tap.bind((wire.server_if, ETH_P_IP))
+            tap.setsockopt(SOL_PACKET, PACKET_FANOUT, GROUP | PACKET_FANOUT_QM << 16)
         yield opened
     finally:
         for tap in opened:
             tap.close()
 
 
-def queues_of(taps: list[socket.socket], source_port: int) -> set[int]:
-    """Queues on which frames of a TCP flow have come since the last look."""
-    seen: set[int] = set()
+def queues_seen(taps: list[socket.socket]) -> dict[int, set[int]]:
+    """The queues on which frames have come since the last look, by the flow's source port."""
+    seen: dict[int, set[int]] = {}
     while ready := select.select(taps, [], [], 0.05)[0]:
         for tap in ready:
-            frame = tap.recv(2048)
-            if struct.unpack_from("!H", frame, 34)[0] == source_port:
-                seen.add(taps.index(tap))
+            source_port = struct.unpack_from("!H", tap.recv(2048), 34)[0]
+            seen.setdefault(source_port, set()).add(taps.index(tap))
     return seen
 
 
 @contextlib.contextmanager
-def conversation(wire: netns.Wire) -> Iterator[tuple[socket.socket, socket.socket]]:
-    """A TCP connection between the two kernels: here the server's has the address."""
-    netns.run_in_server(
-        wire, ["ip", "addr", "add", f"{wire.service}/24", "dev", wire.server_if]
-    )
-    with netns.inside(wire.server_ns):
-        listener = socket.create_server((wire.service, PORT))
-    with netns.inside(wire.client_ns):
-        client = socket.create_connection((wire.service, PORT), 5)
-    server, _ = listener.accept()
-    with listener, client, server:
-        yield client, server
+def conversations(wire: netns.Wire, count: int) -> Iterator[list[Pair]]:
+    """TCP connections (client, server) between the kernels: here the server's has the address."""
+    netns.run_in_server(wire, ["ip", "addr", "add", f"{wire.service}/24", "dev", wire.server_if])
+    with contextlib.ExitStack() as stack:
+        (listener,) = (stack.enter_context(each) for each in netns.sockets_in(wire.server_ns))
+        listener.bind((wire.service, PORT))
+        listener.listen(count)
+        pairs = []
+        for client in netns.sockets_in(wire.client_ns, count):
+            stack.enter_context(client).connect((wire.service, PORT))
+            pairs.append((client, stack.enter_context(listener.accept()[0])))
+        yield pairs
 
 
-def talk(client: socket.socket, server: socket.socket) -> None:
+def talk(pair: Pair) -> None:
+    client, server = pair
     client.sendall(b"ping")
     assert server.recv(16) == b"ping"
     server.sendall(b"pong")
@@ -77,34 +80,40 @@ def talk(client: socket.socket, server: socket.socket) -> None:
 
 
 def test_a_flow_moves_to_the_queue_it_is_told() -> None:
-    with netns.wire(queues=4) as wire, taps(wire) as opened, conversation(wire) as pair:
-        port = pair[0].getsockname()[1]
+    with netns.wire(queues=4) as wire, taps(wire) as opened, conversations(wire, 2) as pairs:
+        ports = [client.getsockname()[1] for client, _ in pairs]
         for queue in (2, 0, 3, 1):
             netns.move_flow(wire, queue)
-            queues_of(opened, port)
-            talk(*pair)
-            talk(*pair)
-            assert queues_of(opened, port) == {queue}
+            queues_seen(opened)
+            for pair in pairs * 2:
+                talk(pair)
+            assert queues_seen(opened) == {port: {queue} for port in ports}
 
 
 def test_a_loss_moves_flows_by_itself() -> None:
-    with netns.wire(queues=4) as wire, taps(wire) as opened, conversation(wire) as pair:
-        port = pair[0].getsockname()[1]
-        talk(*pair)
-        before = queues_of(opened, port)
-        pair[0].sendall(b"lost")
-        netns.rehash_by_loss(wire, 0.1)
-        netns.rehash_by_loss(wire, 1.5)
-        pair[1].settimeout(10)
-        assert pair[1].recv(16) == b"lost"
-        assert len(before | queues_of(opened, port)) >= 1
+    with netns.wire(queues=4) as wire, taps(wire) as opened, conversations(wire, 8) as pairs:
+        queues_seen(opened)
+        for pair in pairs:
+            talk(pair)
+        before = queues_seen(opened)
+        sender = threading.Thread(target=netns.rehash_by_loss, args=(wire, 1.2))
+        sender.start()
+        time.sleep(0.3)
+        for client, _ in pairs:
+            client.sendall(b"late")
+        sender.join()
+        for _, server in pairs:
+            server.settimeout(10)
+            assert server.recv(16) == b"late"
+        after = queues_seen(opened)
+        assert len(before) == len(after) == len(pairs)
+        assert any(after[port] != before[port] for port in before)
 
 
 def test_nobody_answers_for_the_service() -> None:
     with netns.wire(queues=2) as wire:
         assert netns.listening(wire) == []
-        with netns.inside(wire.client_ns):
-            client = socket.socket()
+        (client,) = netns.sockets_in(wire.client_ns)
         client.settimeout(0.3)
         with client, pytest.raises(TimeoutError):
             client.connect((wire.service, PORT))

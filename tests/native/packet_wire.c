@@ -69,7 +69,8 @@ bool wire_make(unsigned queues, unsigned mtu)
     return CHECK(netns_ip("addr add 10.9.0.1/24 dev cli0")) && CHECK(wire_resolve(mac));
 }
 
-bool wire_open_device(struct packet_wire *wire, const char *spec, const struct device_config *config)
+bool wire_open_device(struct packet_wire *wire, const char *spec,
+                      const struct device_config *config)
 {
     if (device_open(&wire->device, spec, config, wire->error) == 0) {
         return true;
@@ -176,7 +177,8 @@ static uint16_t ip_checksum(const void *bytes)
     return htons((uint16_t)~((sum & 0xffff) + (sum >> 16)));
 }
 
-uint8_t *wire_write_ip(const struct packet_wire *wire, uint8_t *buf, uint8_t protocol, uint32_t l4_len)
+uint8_t *wire_write_ip(const struct packet_wire *wire, uint8_t *buf, uint8_t protocol,
+                       uint32_t l4_len)
 {
     struct wire_eth eth = {.type = htons(ETHERTYPE_IPV4)};
     struct wire_ipv4 ip = {.version_ihl = 0x45,
@@ -219,11 +221,11 @@ void wire_push_udp(const struct packet_wire *wire, const void *payload, uint32_t
 {
     static uint8_t frame[JUMBO + UDP_HEADERS];
     struct vnet_hdr hdr = {0};
-    uint16_t udp[4] = {htons(SERVICE_PORT), htons(CLIENT_PORT), htons((uint16_t)(UDP_HDR + len)), 0};
+    uint16_t udp[4] = {htons(SERVICE_PORT), htons(CLIENT_PORT), htons((uint16_t)(UDP_HDR + len)),
+                       0};
     uint8_t *l4 = wire_write_ip(wire, frame, PROTO_UDP, UDP_HDR + len);
 
     memcpy(l4, udp, sizeof(udp));
     memcpy(l4 + UDP_HDR, payload, len);
     wire_push(&wire->device->ports[0], &hdr, frame, UDP_HEADERS + len);
 }
-

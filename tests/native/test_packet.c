@@ -144,8 +144,8 @@ static uint16_t pseudo_sum(uint32_t l4_len)
 }
 
 /* A TCP segment from the service, its checksum left to the kernel; with gso a super-segment. */
-static void push_tcp(const struct packet_wire *wire, const struct wire_tcp *tcp, const uint8_t *payload,
-                     uint32_t len, uint16_t gso_size)
+static void push_tcp(const struct packet_wire *wire, const struct wire_tcp *tcp,
+                     const uint8_t *payload, uint32_t len, uint16_t gso_size)
 {
     static uint8_t frame[66000];
     struct vnet_hdr hdr = {.flags = VNET_F_NEEDS_CSUM,
@@ -188,8 +188,8 @@ static bool accept_client(const struct packet_wire *wire, struct wire_tcp *tcp)
 }
 
 /* What the kernel sends of `len` bytes: in order, byte-exact; true if a super-segment was there. */
-static bool receive_stream(const struct packet_wire *wire, struct wire_tcp *tcp, const uint8_t *expected,
-                           uint32_t len)
+static bool receive_stream(const struct packet_wire *wire, struct wire_tcp *tcp,
+                           const uint8_t *expected, uint32_t len)
 {
     const uint32_t start = ntohl(tcp->ack);
     uint32_t done = 0;

@@ -1,6 +1,6 @@
 /*
- * packet: and a worker that is killed: between any two instructions of a sync, and at any time under
- * load. Its successor, forked from the same parent, finds every frame once.
+ * packet: and a worker that is killed: between any two instructions of a sync, and at any time
+ * under load. Its successor, forked from the same parent, finds every frame once.
  */
 #include <linux/if_packet.h>
 #include <signal.h>

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -60,6 +61,40 @@ static void an_interface_may_go_down_and_come_back(void)
     }
     CHECK(wire_receive(port));
     CHECK(wire_receive(&wire.device->ports[1]));
+    wire_close(&wire);
+}
+
+/* Without carrier the kernel refuses as it does when a queue is full: wait first, then drop. */
+static void a_refused_frame_keeps_its_slot_for_a_while(void)
+{
+    struct packet_wire wire;
+    struct port *port;
+    uint64_t now = wire_now_us();
+    char back[8];
+
+    if (!wire_open(&wire, 1, 1500)) {
+        return;
+    }
+    port = &wire.device->ports[0];
+    for (uint32_t round = 0; round < 2; round++) {
+        CHECK(netns_ip("link set cli0 down"));
+        wire_push_udp(&wire, "x", 1);
+        CHECK_EQ(port->ops->tx_sync(port, now), 0);
+        CHECK_EQ(port->ops->tx_sync(port, now + 9000), 0);
+        CHECK_EQ(nm_ring_space(port->tx), port->tx->num_slots - 2);
+        CHECK_EQ(port->ops->sleep_arm(port), 1);
+        CHECK(netns_ip("link set cli0 up"));
+        CHECK_EQ(port->ops->tx_sync(port, now + 9500), 0);
+        CHECK_EQ(recv(wire.udp, back, sizeof(back), 0), 1);
+        CHECK_EQ(port->counters->tx_frames, round + 1);
+    }
+    CHECK_EQ(port->counters->tx_dropped, 0);
+    CHECK(netns_ip("link set cli0 down"));
+    wire_push_udp(&wire, "x", 1);
+    CHECK_EQ(port->ops->tx_sync(port, now), 0);
+    CHECK_EQ(port->ops->tx_sync(port, now + 10000), 0);
+    CHECK_EQ(port->counters->tx_dropped, 1);
+    CHECK_EQ(nm_ring_space(port->tx), port->tx->num_slots - 1);
     wire_close(&wire);
 }
 
@@ -210,11 +245,11 @@ int main(int argc, char **argv)
     static const struct check_case cases[] = {
         {"rings default to the card's queues", rings_default_to_the_card_s_queues},
         {"an interface may go down and come back", an_interface_may_go_down_and_come_back},
+        {"a refused frame keeps its slot for a while", a_refused_frame_keeps_its_slot_for_a_while},
         {"a deleted interface ends the port", a_deleted_interface_ends_the_port},
         {"another MAC makes the card promiscuous", another_mac_makes_the_card_promiscuous},
         {"each refusal says what to do", each_refusal_says_what_to_do},
-        {"without permission it names the capability",
-         without_permission_it_names_the_capability},
+        {"without permission it names the capability", without_permission_it_names_the_capability},
         {"a process may keep one ring", a_process_may_keep_one_ring},
     };
 

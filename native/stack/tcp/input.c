@@ -165,6 +165,9 @@ void tcp_input(struct stack *stack, struct frame *frame)
     struct segment seg;
     uint32_t conn;
 
+    if (tcp_predicted_input(stack, frame)) {
+        return;
+    }
     frame->verdict = (uint8_t)segment_parse(stack, frame, &seg);
     if (frame->verdict != VERDICT_NONE) {
         return;

@@ -14,8 +14,7 @@
 #include "stack/tcp/tcp.h"
 
 enum {
-    SYN_OPTIONS_LEN = 8,   /* MSS, NOP, window scale */
-    RTT_SAMPLE_US = 10000, /* one sample a round trip at most, and not more often than this */
+    SYN_OPTIONS_LEN = 8, /* MSS, NOP, window scale */
 };
 
 /* A segment about to be written. */
@@ -143,7 +142,7 @@ static void start_timing(struct stack *stack, const struct conn_hot *hot,
     }
     active = &stack->active[hot->active];
     if (!(active->flags & ACTIVE_TIMING) &&
-        (uint32_t)stack->now_us - active->rtt_at_us > RTT_SAMPLE_US) {
+        (uint32_t)stack->now_us - active->rtt_at_us > TCP_RTT_SAMPLE_US) {
         active->flags |= ACTIVE_TIMING;
         active->rtt_seq = out->seq;
         active->rtt_at_us = (uint32_t)stack->now_us;
@@ -424,7 +423,7 @@ void tcp_output(struct stack *stack, uint32_t conn)
 {
     struct conn_hot *hot = &stack->hot[conn];
 
-    if (hot->state == CONN_FREE) {
+    if (hot->state == CONN_FREE || tcp_predicted_output(stack, conn)) {
         return;
     }
     conn_touch(stack, conn);

@@ -73,6 +73,7 @@ static void join_ooo(struct stack *stack, struct conn_hot *hot, struct conn_acti
         if (old > 0) {
             struct chunk *touched = chunk_touch(stack, index);
             touched->start = (uint16_t)(touched->start + old);
+            touched->sum = 0;
         }
         queue_link(stack, &active->rcv, index);
         hot->rcv_nxt += len - old;

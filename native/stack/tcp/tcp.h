@@ -12,6 +12,7 @@ enum {
     TCP_WSCALE_MAX = 14,
     TCP_OUTPUT_SEGMENTS = 64, /* segments one connection may send in a turn */
     TCP_CHALLENGE_US = 500000,
+    TCP_RTT_SAMPLE_US = 10000, /* one sample at a time, and not more often than this */
     TCP_RTO_MAX_US = 60000000,
     TCP_PROBE_MAX_US = 60000000,
 };
@@ -35,6 +36,10 @@ static inline uint32_t segment_span(const struct segment *seg)
 {
     return seg->len + ((seg->flags & TCP_SYN) != 0) + ((seg->flags & TCP_FIN) != 0);
 }
+
+/* predict.c: the usual segment and the usual reply, in one go. False: take the long way. */
+bool tcp_predicted_input(struct stack *stack, struct frame *frame);
+bool tcp_predicted_output(struct stack *stack, uint32_t conn);
 
 /* segment.c: header, checksum, options. VERDICT_NONE when all is well. */
 enum verdict segment_parse(struct stack *stack, const struct frame *frame, struct segment *seg);

@@ -10,7 +10,7 @@
 #include <linux/if_ether.h>
 #include <linux/if_packet.h>
 #include <net/if.h>
-#include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,7 +22,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "../../tests/native/netns.h"
+#include "netns.h"
 #include "ports/port.h"
 
 enum {
@@ -96,8 +96,7 @@ static uint32_t send_by_ring(struct sender *sender)
     uint32_t filled = 0;
 
     for (; filled < BURST; filled++) {
-        struct tpacket2_hdr *hdr =
-            (void *)(sender->map + (size_t)sender->next * RING_FRAME_SIZE);
+        struct tpacket2_hdr *hdr = (void *)(sender->map + (size_t)sender->next * RING_FRAME_SIZE);
 
         if (__atomic_load_n(&hdr->tp_status, __ATOMIC_ACQUIRE) != TP_STATUS_AVAILABLE) {
             break;
@@ -168,6 +167,23 @@ static void measure_send(const char *iface)
     }
 }
 
+/* The n-th CPU that this process may use, if there are so many: both sides on one CPU take turns.
+ */
+static void pin(int n)
+{
+    cpu_set_t allowed;
+    cpu_set_t one;
+
+    need(sched_getaffinity(0, sizeof(allowed), &allowed) == 0, "sched_getaffinity");
+    CPU_ZERO(&one);
+    for (size_t cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+        if (CPU_ISSET(cpu, &allowed) && n-- == 0) {
+            CPU_SET(cpu, &one);
+            need(sched_setaffinity(0, sizeof(one), &one) == 0, "sched_setaffinity");
+        }
+    }
+}
+
 /* Sends until its parent dies or kills it. */
 static pid_t fork_source(const char *iface)
 {
@@ -177,6 +193,7 @@ static pid_t fork_source(const char *iface)
     need(pid >= 0, "fork");
     if (pid == 0) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
+        pin(1);
         open_sender(&sender, iface);
         for (;;) {
             send_by_mmsg(&sender);
@@ -228,8 +245,14 @@ static void measure_receive(const char *iface, const char *peer, bool echo)
 {
     struct device *device = open_device(iface);
     uint64_t frames = 0;
-    pid_t pid = fork_source(peer);
-    double start = now_s();
+    cpu_set_t before;
+    pid_t pid;
+    double start;
+
+    need(sched_getaffinity(0, sizeof(before), &before) == 0, "sched_getaffinity");
+    pid = fork_source(peer);
+    pin(0);
+    start = now_s();
 
     while (now_s() - start < 1.0) {
         frames += turn(&device->ports[0], echo);
@@ -239,6 +262,7 @@ static void measure_receive(const char *iface, const char *peer, bool echo)
            (unsigned long long)device->ports[0].counters->rx_missed);
     kill(pid, SIGKILL);
     waitpid(pid, NULL, 0);
+    sched_setaffinity(0, sizeof(before), &before);
     device_close(device);
 }
 

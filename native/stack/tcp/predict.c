@@ -1,0 +1,263 @@
+/*
+ * Header prediction (Van Jacobson): an established connection receives the next bytes, which also
+ * acknowledge all that was sent, and answers with one segment. Whatever is not exactly that takes
+ * the long way through input.c and output.c, which decide the same; test_predict.c compares them.
+ */
+#include <arpa/inet.h>
+
+#include "base/csum.h"
+#include "stack/arp.h"
+#include "stack/chunk.h"
+#include "stack/eth.h"
+#include "stack/ipv4.h"
+#include "stack/timer.h"
+#include "stack/tcp/tcp.h"
+
+enum {
+    USUAL_FLAGS = CONN_PASSIVE | CONN_WS_OK,
+    PLAIN_HEADER = 0x50, /* data offset of 20 bytes */
+};
+
+/* The fixed TCP header as it lies in the frame. */
+struct header {
+    uint32_t seq;
+    uint32_t ack;
+    uint32_t wnd;
+    uint32_t len; /* of the payload */
+    bool plain;   /* no options, ACK and perhaps PSH */
+};
+
+static struct header read_header(const struct frame *frame)
+{
+    struct wire_tcp tcp;
+
+    memcpy(&tcp, frame->data + frame->l4_off, sizeof(tcp));
+    return (struct header){
+        .seq = ntohl(tcp.seq),
+        .ack = ntohl(tcp.ack),
+        .wnd = ntohs(tcp.window),
+        .len = frame->l4_len - TCP_HDR_LEN,
+        .plain = tcp.data_off == PLAIN_HEADER && (tcp.flags & ~TCP_PSH) == TCP_ACK,
+    };
+}
+
+/* The connection waits for nothing but this segment. */
+static bool is_usual(const struct conn_hot *hot, const struct header *header)
+{
+    return hot->state == CONN_ESTABLISHED && (hot->flags & ~USUAL_FLAGS) == 0 &&
+           header->seq == hot->rcv_nxt && header->ack == hot->snd_max &&
+           header->len <= hot->rcv_adv - hot->rcv_nxt && hot->retries == 0 && hot->dupacks == 0 &&
+           header->wnd > 0 && hot->active != NONE;
+}
+
+/* Nothing queued but one chunk that this segment acknowledges. */
+static bool is_calm(const struct conn_hot *hot, const struct conn_active *active)
+{
+    return active->rcv.head == NONE && active->ooo.head == NONE &&
+           (active->flags & ~(uint32_t)ACTIVE_TIMING) == 0 &&
+           active->snd.head == active->snd.tail &&
+           active->snd.bytes == hot->snd_max - hot->snd_una && active->cwnd < active->ssthresh;
+}
+
+/*
+ * True when the checksum is right; `sum` is then the payload's, known from the verification
+ * (RFC 1624 arithmetic): an echo need not add its bytes up again. 0: not known.
+ */
+static bool verify(const struct frame *frame, uint32_t *sum)
+{
+    const uint8_t *l4 = frame->data + frame->l4_off;
+    uint64_t rest;
+    uint64_t payload;
+
+    *sum = 0;
+    if (frame->csum != FRAME_CSUM_NONE) {
+        return true;
+    }
+    rest = csum_pseudo(frame->tuple.raddr, frame->tuple.laddr, PROTO_TCP, frame->l4_len) +
+           csum_ipv4_header(l4); /* 20 bytes as well */
+    payload = csum_add(l4 + TCP_HDR_LEN, frame->l4_len - TCP_HDR_LEN, 0);
+    *sum = CHUNK_SUM_KNOWN | csum_fold16(payload);
+    return csum_fold(csum_carry(rest, payload)) == 0;
+}
+
+/* A chunk whose bytes may be overwritten before the commit: never the one freed in this step. */
+static uint32_t take_chunk(struct stack *stack, struct conn_active *active)
+{
+    uint32_t index = active->spare_chunk;
+
+    if (index == NONE) {
+        return chunk_alloc(stack);
+    }
+    active->spare_chunk = NONE;
+    return index;
+}
+
+/* What was sent is acknowledged: its chunk is kept for the next payload. */
+static void take_ack(struct stack *stack, uint32_t conn, struct conn_active *active,
+                     const struct header *header)
+{
+    struct conn_hot *hot = &stack->hot[conn];
+
+    if (active->snd.head != NONE) {
+        if (active->spare_chunk == NONE) {
+            active->spare_chunk = active->snd.head;
+        } else {
+            chunk_free(stack, active->snd.head);
+        }
+        active->cwnd += min_u32(active->snd.bytes, 2u * hot->mss);
+        queue_init(&active->snd);
+    }
+    if ((active->flags & ACTIVE_TIMING) && seq_gt(header->ack, active->rtt_seq)) {
+        active->flags &= ~(uint32_t)ACTIVE_TIMING;
+        tcp_rtt_sample(stack, conn, (uint32_t)stack->now_us - active->rtt_at_us);
+    }
+    active->cur_chunk = NONE;
+    hot->snd_una = header->ack;
+    hot->snd_nxt = header->ack;
+    hot->snd_wl1 = header->seq;
+    hot->snd_wnd = header->wnd << (hot->wscale & 15);
+    hot->rtx_at = 0;
+}
+
+static void take_payload(struct stack *stack, struct conn_active *active, uint32_t index,
+                         const struct frame *frame, uint32_t sum)
+{
+    struct chunk *chunk = chunk_touch(stack, index);
+    uint32_t len = frame->l4_len - TCP_HDR_LEN;
+
+    chunk->next = NONE;
+    chunk->start = 0;
+    chunk->end = (uint16_t)len;
+    chunk->sum = sum;
+    memcpy(chunk_data(stack, index), frame->data + frame->l4_off + TCP_HDR_LEN, len);
+    active->rcv = (struct chunk_queue){.head = index, .tail = index, .bytes = len};
+    stats_add(stack->stats, COUNTER_copied_bytes, len);
+}
+
+bool tcp_predicted_input(struct stack *stack, struct frame *frame)
+{
+    uint32_t conn = frame->conn;
+    struct conn_active *active;
+    struct header header;
+    struct conn_hot *hot;
+    uint32_t index;
+    uint32_t sum;
+
+    if (conn == CONN_NONE || frame->l4_len <= TCP_HDR_LEN ||
+        frame->l4_len > TCP_HDR_LEN + CHUNK_BYTES ||
+        frame->contig < frame->l4_off + frame->l4_len) {
+        return false;
+    }
+    hot = &stack->hot[conn];
+    header = read_header(frame);
+    if (!header.plain || !is_usual(hot, &header) ||
+        memcmp(&hot->tuple, &frame->tuple, sizeof(hot->tuple)) != 0) {
+        return false;
+    }
+    active = conn_active_of(stack, conn);
+    if (!is_calm(hot, active) || !verify(frame, &sum)) {
+        return false;
+    }
+    conn_touch(stack, conn);
+    active_touch(stack, hot->active);
+    index = take_chunk(stack, active);
+    if (index == NONE) {
+        return false; /* what was saved is unchanged */
+    }
+    take_ack(stack, conn, active, &header);
+    take_payload(stack, active, index, frame, sum);
+    hot->rcv_nxt += header.len;
+    conn_mark_ready(stack, conn);
+    conn_mark_output(stack, conn);
+    frame->verdict = VERDICT_tcp_ok;
+    return true;
+}
+
+/* One chunk to send, all windows open, nothing in flight. */
+static bool may_answer(const struct conn_hot *hot, const struct conn_active *active)
+{
+    return hot->state == CONN_ESTABLISHED && (hot->flags & ~USUAL_FLAGS) == 0 &&
+           hot->snd_nxt == hot->snd_una && hot->snd_max == hot->snd_una &&
+           active->snd.head != NONE && active->snd.head == active->snd.tail &&
+           active->snd.bytes <= hot->mss && active->snd.bytes <= hot->snd_wnd &&
+           active->snd.bytes <= active->cwnd && active->rcv.head == NONE &&
+           (active->flags & ~(uint32_t)ACTIVE_TIMING) == 0;
+}
+
+static void write_segment(struct stack *stack, const struct conn_hot *hot, uint8_t *buf,
+                          const struct chunk *chunk, uint32_t window)
+{
+    uint32_t len = (uint32_t)(chunk->end - chunk->start);
+    uint32_t tcp_len = TCP_HDR_LEN + len;
+    struct wire_tcp tcp = {
+        .src_port = hot->tuple.lport,
+        .dst_port = hot->tuple.rport,
+        .seq = htonl(hot->snd_nxt),
+        .ack = htonl(hot->rcv_nxt),
+        .data_off = PLAIN_HEADER,
+        .flags = TCP_ACK | TCP_PSH,
+        .window = htons((uint16_t)window),
+    };
+    uint8_t *l4 = buf + ETH_HDR_LEN + IPV4_HDR_LEN;
+    uint64_t sum = csum_pseudo(hot->tuple.laddr, hot->tuple.raddr, PROTO_TCP, tcp_len);
+
+    ipv4_write(stack, buf + ETH_HDR_LEN, hot->tuple.raddr, PROTO_TCP, tcp_len);
+    sum = csum_ipv4_header(&tcp) + sum; /* 20 bytes as well */
+    if (chunk->sum & CHUNK_SUM_KNOWN) {
+        sum += chunk->sum & UINT16_MAX;
+    } else {
+        sum = csum_add(l4 + TCP_HDR_LEN, len, sum);
+    }
+    tcp.check = csum_fold(sum);
+    memcpy(l4, &tcp, sizeof(tcp));
+    tx_push(stack, ETH_HDR_LEN + IPV4_HDR_LEN + tcp_len);
+}
+
+static void book_answer(struct stack *stack, uint32_t conn, struct conn_active *active,
+                        uint32_t len)
+{
+    struct conn_hot *hot = &stack->hot[conn];
+
+    if (!(active->flags & ACTIVE_TIMING) &&
+        (uint32_t)stack->now_us - active->rtt_at_us > TCP_RTT_SAMPLE_US) {
+        active->flags |= ACTIVE_TIMING;
+        active->rtt_seq = hot->snd_nxt;
+        active->rtt_at_us = (uint32_t)stack->now_us;
+    }
+    active->cur_chunk = NONE;
+    hot->snd_nxt += len;
+    hot->snd_max = hot->snd_nxt;
+    hot->rcv_acked = hot->rcv_nxt;
+    hot->delack_at = 0;
+    tcp_arm_rtx(stack, conn);
+    timer_update(stack, conn);
+}
+
+bool tcp_predicted_output(struct stack *stack, uint32_t conn)
+{
+    struct conn_hot *hot = &stack->hot[conn];
+    struct conn_active *active = conn_active_of(stack, conn);
+    const struct chunk *chunk;
+    uint8_t mac[6];
+    uint8_t *buf;
+    uint32_t len;
+
+    if (!active || !may_answer(hot, active) ||
+        !arp_resolve(stack, stack_next_hop(stack->config, hot->tuple.raddr), mac)) {
+        return false;
+    }
+    buf = tx_reserve(stack);
+    if (!buf) {
+        return false;
+    }
+    conn_touch(stack, conn);
+    active_touch(stack, hot->active);
+    chunk = chunk_at(stack, active->snd.head);
+    len = active->snd.bytes;
+    eth_write(stack, buf, mac, ETHERTYPE_IPV4);
+    memcpy(buf + TCP_HEADERS_LEN, chunk_data(stack, active->snd.head) + chunk->start, len);
+    write_segment(stack, hot, buf, chunk, tcp_window(stack, conn));
+    stats_add(stack->stats, COUNTER_copied_bytes, len);
+    book_answer(stack, conn, active, len);
+    return true;
+}

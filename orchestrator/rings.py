@@ -1,0 +1,68 @@
+"""Opens the device and maps the server: everything that workers inherit, before the first fork."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from orchestrator.plan import Plan
+from shardserver import native
+from shardserver.config import Config
+
+
+@dataclass(frozen=True)
+class Rings:
+    """An opened device and the server on it."""
+
+    device: native.Device
+    server: native.Server
+
+
+def device_options(plan: Plan, config: Config) -> native.DeviceOptions:
+    """What is asked of the device. Pure."""
+    return native.DeviceOptions(
+        rings=len(plan.shards),
+        slots=config.slots,
+        buf_size=config.buf_size,
+        links=config.links,
+        mtu=config.mtu,
+        mac=config.mac or bytes(6),
+        seed=config.seed,
+        faults=config.faults,
+    )
+
+
+def server_options(plan: Plan, config: Config) -> native.ServerOptions:
+    """What is asked of the stacks. Pure."""
+    return native.ServerOptions(
+        shards=len(plan.shards),
+        ip=plan.address.ip,
+        prefix=plan.address.prefix,
+        gateway=config.gateway or 0,
+        mac=config.mac or bytes(6),
+        mtu=config.mtu,
+        conns_max=config.conns_max,
+        actives_max=config.actives_max,
+        chunks_max=config.chunks_max,
+        rcv_buf=config.rcv_buf,
+        snd_buf=config.snd_buf,
+        backlog_max=config.backlog_max,
+        rto_min_us=config.rto_min,
+        delack_us=config.delack,
+        time_wait_us=config.time_wait,
+        retries_max=config.retries_max,
+        nagle=int(config.nagle),
+        spin_us=config.spin,
+        services=tuple((service.name, service.tcp_port) for service in config.services),
+    )
+
+
+@contextmanager
+def opened(plan: Plan, config: Config) -> Iterator[Rings]:
+    """Opens every ring; closes all of it at the end, whatever happened between."""
+    with (
+        native.Device(str(plan.device), device_options(plan, config)) as device,
+        native.Server(device, server_options(plan, config)) as server,
+    ):
+        yield Rings(device, server)
