@@ -112,6 +112,7 @@ _KILL_LAST: Step = (_S.DRAINING, Goal.QUIT, (_A.KILL,))
 TABLE: dict[tuple[State, Event], Step] = {
     (_S.STARTING, _E.READY): (_S.RUNNING, None, ()),
     (_S.STARTING, _E.BOOT_TIMEOUT): (_S.HUNG, None, (_A.KILL,)),
+    (_S.STARTING, _E.HANG): (_S.HUNG, None, (_A.KILL,)),
     (_S.STARTING, _E.DRAIN): _DRAIN,
     (_S.STARTING, _E.STOP): _ABORT,
     (_S.STARTING, _E.NOW): _KILL_LAST,

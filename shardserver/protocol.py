@@ -14,7 +14,8 @@ import msgspec
 from shardserver.errors import ProtocolError, ShardserverError, from_word
 
 SCHEMA = 1
-MESSAGE_MAX = 65536
+MESSAGE_MAX = 65536  # but for replies, which list every shard
+REPLY_MAX = 4 * 1024 * 1024
 Message = TypeVar("Message")
 
 
@@ -148,10 +149,10 @@ def encode(message: object) -> bytes:
     return msgspec.json.encode(message)
 
 
-def decode(data: bytes, kind: Any) -> Any:
+def decode(data: bytes, kind: Any, limit: int = MESSAGE_MAX) -> Any:
     """The message of type `kind`; ProtocolError says what is wrong with it."""
-    if len(data) > MESSAGE_MAX:
-        raise ProtocolError(f"a message of {len(data)} bytes: at most {MESSAGE_MAX}")
+    if len(data) > limit:
+        raise ProtocolError(f"a message of {len(data)} bytes: at most {limit}")
     try:
         return msgspec.json.decode(data, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

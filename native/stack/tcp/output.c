@@ -491,7 +491,7 @@ void tcp_challenge(struct stack *stack, uint32_t conn)
     struct conn_hot *hot = &stack->hot[conn];
     uint32_t last = stack->cold[conn].challenge_at;
 
-    if (last != 0 && stack_tick(stack) - last < TCP_CHALLENGE_US / TICK_US) {
+    if (last != 0 && (int32_t)(stack_tick(stack) - last) < TCP_CHALLENGE_US / TICK_US) {
         stats_add(stack->stats, COUNTER_replies_limited, 1);
         return;
     }

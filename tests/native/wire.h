@@ -1,0 +1,66 @@
+/*
+ * A peer made of bare segments: tests speak to one shard over a mem: link frame by frame, and look
+ * at each answer. The words follow packetdrill's: connect, send, expect.
+ */
+#pragma once
+#include "sim.h"
+
+enum {
+    WIRE_ANSWERS_MAX = 256,
+    WIRE_PAYLOAD_MAX = 2000,
+};
+
+/* A segment that the shard sent. */
+struct answer {
+    uint32_t seq;
+    uint32_t ack;
+    uint16_t window;
+    uint16_t len; /* of the payload */
+    uint16_t mss; /* in a SYN; 0: none */
+    uint8_t flags;
+    uint8_t wscale; /* UINT8_MAX: none */
+    uint64_t at_us;
+    uint8_t payload[WIRE_PAYLOAD_MAX];
+};
+
+struct wire {
+    struct sim sim;
+    struct mem_attachment *attachment;
+    struct port *port;
+    uint16_t local_port;
+    uint16_t tcp_port;
+    uint32_t iss; /* ours */
+    uint32_t irs; /* theirs */
+    struct answer answers[WIRE_ANSWERS_MAX];
+    uint32_t answers_n;
+    uint32_t read; /* answers already expected */
+};
+
+/* What one segment is; seq and ack are relative to the initial numbers. */
+struct send {
+    uint32_t seq;
+    uint32_t ack;
+    uint8_t flags;
+    uint16_t window;
+    const char *payload; /* NULL: none */
+    uint32_t len;        /* 0: strlen of the payload */
+    const uint8_t *options;
+    uint32_t options_len; /* a multiple of four */
+};
+
+void wire_open(struct wire *wire);
+/* Ends with the laws. */
+void wire_close(struct wire *wire);
+void wire_send(struct wire *wire, const struct send *send);
+/* Lets time pass; answers are collected. */
+void wire_run(struct wire *wire, uint64_t us);
+/* The next answer not yet looked at; NULL: none came. */
+const struct answer *wire_next(struct wire *wire);
+/* Forgets answers. */
+void wire_flush(struct wire *wire);
+/* Three-way handshake to a port, with an MSS of 1460 and no window scale. */
+void wire_connect(struct wire *wire, uint16_t tcp_port);
+/* Checks the next answer: flags, relative seq and ack, payload length. */
+bool wire_expect(struct wire *wire, uint8_t flags, uint32_t seq, uint32_t ack, uint32_t len);
+/* Checks that nothing was said. */
+bool wire_silent(struct wire *wire);
