@@ -2,34 +2,35 @@
 #include <string.h>
 
 #include "check.h"
-#include "wire.h"
+#include "peer.h"
 
-static struct wire wire;
+static struct peer peer;
 
 static void open_to(uint16_t tcp_port)
 {
-    wire_open(&wire);
-    wire_connect(&wire, tcp_port);
-    wire_flush(&wire);
+    peer_open(&peer);
+    peer_connect(&peer, tcp_port);
+    peer_flush(&peer);
 }
 
 /* Resets the connection from our side, so that the laws hold at the end. */
 static void reset_and_close(uint32_t seq)
 {
-    wire_send(&wire, &(struct send){.seq = seq, .flags = TCP_RST});
-    CHECK_EQ(wire.sim.worker[0].stack.shared->conns_active, 0);
-    wire_close(&wire);
+    peer_send(&peer, &(struct send){.seq = seq, .flags = TCP_RST});
+    CHECK_EQ(peer.sim.worker[0].stack.shared->conns_active, 0);
+    peer_close(&peer);
 }
 
 static void say(uint32_t seq, uint32_t ack, const char *text)
 {
-    wire_send(&wire, &(struct send){
-                         .seq = seq, .ack = ack, .flags = TCP_ACK, .window = 65535, .payload = text});
+    peer_send(
+        &peer,
+        &(struct send){.seq = seq, .ack = ack, .flags = TCP_ACK, .window = 65535, .payload = text});
 }
 
 static void say_ack(uint32_t seq, uint32_t ack)
 {
-    wire_send(&wire, &(struct send){.seq = seq, .ack = ack, .flags = TCP_ACK, .window = 65535});
+    peer_send(&peer, &(struct send){.seq = seq, .ack = ack, .flags = TCP_ACK, .window = 65535});
 }
 
 static void test_must_14_a_syn_ack_offers_mtu_minus_40(void)
@@ -37,15 +38,15 @@ static void test_must_14_a_syn_ack_offers_mtu_minus_40(void)
     static const uint8_t options[] = {2, 4, 1460 >> 8, 1460 & 255, 1, 3, 3, 7};
     const struct answer *answer;
 
-    wire_open(&wire);
-    wire.tcp_port = 7;
-    wire_send(&wire, &(struct send){
+    peer_open(&peer);
+    peer.tcp_port = 7;
+    peer_send(&peer, &(struct send){
                          .flags = TCP_SYN, .window = 100, .options = options, .options_len = 8});
-    answer = wire_next(&wire);
+    answer = peer_next(&peer);
     if (CHECK(answer != NULL)) {
         CHECK_EQ(answer->mss, 1460);
         CHECK(answer->wscale <= 14);
-        wire.irs = answer->seq;
+        peer.irs = answer->seq;
     }
     reset_and_close(1);
 }
@@ -54,10 +55,10 @@ static void no_window_scale_unless_offered(void)
 {
     const struct answer *answer;
 
-    wire_open(&wire);
-    wire.tcp_port = 7;
-    wire_send(&wire, &(struct send){.flags = TCP_SYN, .window = 100});
-    answer = wire_next(&wire);
+    peer_open(&peer);
+    peer.tcp_port = 7;
+    peer_send(&peer, &(struct send){.flags = TCP_SYN, .window = 100});
+    answer = peer_next(&peer);
     if (CHECK(answer != NULL)) {
         CHECK_EQ(answer->wscale, UINT8_MAX);
     }
@@ -69,14 +70,14 @@ static void test_must_15_without_an_offer_segments_are_536(void)
     uint32_t largest = 0;
     const struct answer *answer;
 
-    wire_open(&wire);
-    wire.tcp_port = 19;
-    wire_send(&wire, &(struct send){.flags = TCP_SYN, .window = 65535});
-    answer = wire_next(&wire);
-    wire.irs = answer ? answer->seq : 0;
+    peer_open(&peer);
+    peer.tcp_port = 19;
+    peer_send(&peer, &(struct send){.flags = TCP_SYN, .window = 65535});
+    answer = peer_next(&peer);
+    peer.irs = answer ? answer->seq : 0;
     say_ack(1, 1);
-    wire_run(&wire, 5000);
-    while ((answer = wire_next(&wire)) != NULL) {
+    peer_run(&peer, 5000);
+    while ((answer = peer_next(&peer)) != NULL) {
         largest = answer->len > largest ? answer->len : largest;
     }
     CHECK_EQ(largest, 536);
@@ -89,12 +90,12 @@ static void test_must_60_one_byte_is_echoed_at_once_with_psh(void)
 
     open_to(7);
     say(1, 1, "x");
-    answer = wire_next(&wire);
+    answer = peer_next(&peer);
     if (CHECK(answer != NULL)) {
         CHECK_EQ(answer->flags, TCP_ACK | TCP_PSH);
         CHECK_EQ(answer->len, 1);
         CHECK_EQ(answer->payload[0], 'x');
-        CHECK_EQ(answer->ack - wire.iss, 2);
+        CHECK_EQ(answer->ack - peer.iss, 2);
     }
     reset_and_close(2);
 }
@@ -102,35 +103,35 @@ static void test_must_60_one_byte_is_echoed_at_once_with_psh(void)
 static void half_close_echoes_everything_then_fins(void)
 {
     open_to(7);
-    wire_send(&wire, &(struct send){.seq = 1,
+    peer_send(&peer, &(struct send){.seq = 1,
                                     .ack = 1,
                                     .flags = TCP_ACK | TCP_FIN,
                                     .window = 65535,
                                     .payload = "last words"});
-    wire_expect(&wire, TCP_ACK | TCP_FIN, 1, 12, 10);
+    peer_expect(&peer, TCP_ACK | TCP_FIN, 1, 12, 10);
     say_ack(12, 12);
-    CHECK_EQ(wire.sim.worker[0].stack.shared->conns_active, 0);
-    wire_close(&wire);
+    CHECK_EQ(peer.sim.worker[0].stack.shared->conns_active, 0);
+    peer_close(&peer);
 }
 
 static void test_rfc_5961_only_the_exact_rst_resets(void)
 {
     open_to(7);
-    wire_send(&wire, &(struct send){.seq = 2, .flags = TCP_RST});
-    wire_expect(&wire, TCP_ACK, 1, 1, 0); /* challenge */
-    wire_send(&wire, &(struct send){.seq = 0, .flags = TCP_RST});
-    wire_send(&wire, &(struct send){.seq = 70000000, .flags = TCP_RST});
-    wire_silent(&wire);
-    CHECK_EQ(wire.sim.worker[0].stack.shared->conns_active, 1);
+    peer_send(&peer, &(struct send){.seq = 2, .flags = TCP_RST});
+    peer_expect(&peer, TCP_ACK, 1, 1, 0); /* challenge */
+    peer_send(&peer, &(struct send){.seq = 0, .flags = TCP_RST});
+    peer_send(&peer, &(struct send){.seq = 70000000, .flags = TCP_RST});
+    peer_silent(&peer);
+    CHECK_EQ(peer.sim.worker[0].stack.shared->conns_active, 1);
     reset_and_close(1);
 }
 
 static void test_rfc_5961_a_syn_is_challenged(void)
 {
     open_to(7);
-    wire_send(&wire, &(struct send){.seq = 5, .flags = TCP_SYN, .window = 65535});
-    wire_expect(&wire, TCP_ACK, 1, 1, 0);
-    CHECK_EQ(wire.sim.worker[0].stack.shared->conns_active, 1);
+    peer_send(&peer, &(struct send){.seq = 5, .flags = TCP_SYN, .window = 65535});
+    peer_expect(&peer, TCP_ACK, 1, 1, 0);
+    CHECK_EQ(peer.sim.worker[0].stack.shared->conns_active, 1);
     reset_and_close(1);
 }
 
@@ -138,24 +139,24 @@ static void test_rfc_5961_challenges_are_limited(void)
 {
     open_to(7);
     for (int i = 0; i < 100; i++) {
-        wire_send(&wire, &(struct send){.seq = 2, .flags = TCP_RST});
+        peer_send(&peer, &(struct send){.seq = 2, .flags = TCP_RST});
     }
-    CHECK_EQ(wire.answers_n, 1);
+    CHECK_EQ(peer.answers_n, 1);
     reset_and_close(1);
 }
 
 static void test_must_11_a_rst_in_syn_rcvd_goes_back_to_listen(void)
 {
-    wire_open(&wire);
-    wire.tcp_port = 7;
-    wire.iss = 1000000;
-    wire_send(&wire, &(struct send){.flags = TCP_SYN, .window = 65535});
-    CHECK_EQ(wire.sim.worker[0].stack.shared->syn_rcvd, 1);
-    wire_send(&wire, &(struct send){.seq = 1, .flags = TCP_RST});
-    CHECK_EQ(wire.sim.worker[0].stack.shared->conns_active, 0);
-    CHECK_EQ(wire.sim.worker[0].stack.stats->counter[COUNTER_conns_accepted], 0);
-    wire_flush(&wire);
-    wire_connect(&wire, 7);
+    peer_open(&peer);
+    peer.tcp_port = 7;
+    peer.iss = 1000000;
+    peer_send(&peer, &(struct send){.flags = TCP_SYN, .window = 65535});
+    CHECK_EQ(peer.sim.worker[0].stack.shared->syn_rcvd, 1);
+    peer_send(&peer, &(struct send){.seq = 1, .flags = TCP_RST});
+    CHECK_EQ(peer.sim.worker[0].stack.shared->conns_active, 0);
+    CHECK_EQ(peer.sim.worker[0].stack.stats->counter[COUNTER_conns_accepted], 0);
+    peer_flush(&peer);
+    peer_connect(&peer, 7);
     reset_and_close(1);
 }
 
@@ -163,25 +164,25 @@ static void a_port_that_nobody_serves_answers_rst(void)
 {
     const struct answer *answer;
 
-    wire_open(&wire);
-    wire.tcp_port = 9999;
-    wire_send(&wire, &(struct send){.flags = TCP_SYN, .window = 65535});
-    answer = wire_next(&wire);
+    peer_open(&peer);
+    peer.tcp_port = 9999;
+    peer_send(&peer, &(struct send){.flags = TCP_SYN, .window = 65535});
+    answer = peer_next(&peer);
     if (CHECK(answer != NULL)) {
         CHECK_EQ(answer->flags, TCP_RST | TCP_ACK);
-        CHECK_EQ(answer->ack, wire.iss + 1);
+        CHECK_EQ(answer->ack, peer.iss + 1);
     }
-    wire_close(&wire);
+    peer_close(&peer);
 }
 
 static void data_for_no_connection_answers_rst(void)
 {
-    wire_open(&wire);
-    wire.tcp_port = 7;
-    wire.irs = 0;
+    peer_open(&peer);
+    peer.tcp_port = 7;
+    peer.irs = 0;
     say(1, 77, "stray");
-    wire_expect(&wire, TCP_RST, 77, 0, 0);
-    wire_close(&wire);
+    peer_expect(&peer, TCP_RST, 77, 0, 0);
+    peer_close(&peer);
 }
 
 static void test_must_7_illegal_option_lengths_do_no_harm(void)
@@ -189,28 +190,27 @@ static void test_must_7_illegal_option_lengths_do_no_harm(void)
     static const uint8_t zero[] = {2, 0, 0, 0};
     static const uint8_t past[] = {2, 41, 0, 0};
 
-    wire_open(&wire);
-    wire.tcp_port = 7;
-    wire_send(&wire,
+    peer_open(&peer);
+    peer.tcp_port = 7;
+    peer_send(&peer,
               &(struct send){.flags = TCP_SYN, .window = 1, .options = zero, .options_len = 4});
-    wire_send(&wire,
+    peer_send(&peer,
               &(struct send){.flags = TCP_SYN, .window = 1, .options = past, .options_len = 4});
-    wire_silent(&wire);
-    CHECK_EQ(wire.sim.worker[0].stack.stats->verdict[VERDICT_tcp_bad_header], 2);
-    wire_flush(&wire);
-    wire_connect(&wire, 7);
+    peer_silent(&peer);
+    CHECK_EQ(peer.sim.worker[0].stack.stats->verdict[VERDICT_tcp_bad_header], 2);
+    peer_flush(&peer);
+    peer_connect(&peer, 7);
     reset_and_close(1);
 }
 
 static void test_must_30_urgent_data_is_delivered_in_band(void)
 {
     open_to(7);
-    wire_send(&wire, &(struct send){.seq = 1,
-                                    .ack = 1,
-                                    .flags = TCP_ACK | TCP_URG,
-                                    .window = 65535,
-                                    .payload = "urgent"});
-    wire_expect(&wire, TCP_ACK, 1, 7, 6);
+    peer_send(
+        &peer,
+        &(struct send){
+            .seq = 1, .ack = 1, .flags = TCP_ACK | TCP_URG, .window = 65535, .payload = "urgent"});
+    peer_expect(&peer, TCP_ACK, 1, 7, 6);
     reset_and_close(7);
 }
 
@@ -218,12 +218,12 @@ static void out_of_order_segments_are_joined(void)
 {
     open_to(7);
     say(4, 1, "def");
-    wire_expect(&wire, TCP_ACK, 1, 1, 0); /* a duplicate ACK, at once */
+    peer_expect(&peer, TCP_ACK, 1, 1, 0); /* a duplicate ACK, at once */
     say(7, 1, "ghi");
-    wire_expect(&wire, TCP_ACK, 1, 1, 0);
+    peer_expect(&peer, TCP_ACK, 1, 1, 0);
     say(1, 1, "abc");
-    wire_expect(&wire, TCP_ACK, 1, 10, 9);
-    CHECK(memcmp(wire.answers[2].payload, "abcdefghi", 9) == 0);
+    peer_expect(&peer, TCP_ACK, 1, 10, 9);
+    CHECK(memcmp(peer.answers[2].payload, "abcdefghi", 9) == 0);
     reset_and_close(10);
 }
 
@@ -232,26 +232,25 @@ static void overlaps_keep_the_first_copy(void)
     open_to(7);
     say(3, 1, "CD");
     say(1, 1, "abXY");
-    wire_next(&wire);
-    wire_expect(&wire, TCP_ACK, 1, 5, 4);
-    CHECK(memcmp(wire.answers[1].payload, "abXY", 4) == 0 ||
-          memcmp(wire.answers[1].payload, "abCD", 4) == 0);
+    peer_next(&peer);
+    peer_expect(&peer, TCP_ACK, 1, 5, 4);
+    CHECK(memcmp(peer.answers[1].payload, "abXY", 4) == 0 ||
+          memcmp(peer.answers[1].payload, "abCD", 4) == 0);
     reset_and_close(5);
 }
 
 static void a_fin_out_of_order_waits_for_the_hole(void)
 {
     open_to(7);
-    wire_send(&wire, &(struct send){.seq = 4,
-                                    .ack = 1,
-                                    .flags = TCP_ACK | TCP_FIN,
-                                    .window = 65535,
-                                    .payload = "def"});
-    wire_expect(&wire, TCP_ACK, 1, 1, 0);
+    peer_send(
+        &peer,
+        &(struct send){
+            .seq = 4, .ack = 1, .flags = TCP_ACK | TCP_FIN, .window = 65535, .payload = "def"});
+    peer_expect(&peer, TCP_ACK, 1, 1, 0);
     say(1, 1, "abc");
-    wire_expect(&wire, TCP_ACK | TCP_FIN, 1, 8, 6);
+    peer_expect(&peer, TCP_ACK | TCP_FIN, 1, 8, 6);
     say_ack(8, 8);
-    wire_close(&wire);
+    peer_close(&peer);
 }
 
 static void test_must_19_retransmissions_back_off(void)
@@ -260,12 +259,12 @@ static void test_must_19_retransmissions_back_off(void)
 
     open_to(7);
     say(1, 1, "lost");
-    wire_run(&wire, 8000000);
-    CHECK(wire.answers_n >= 4);
-    for (uint32_t i = 1; i < wire.answers_n; i++) {
-        uint64_t now = wire.answers[i].at_us - wire.answers[i - 1].at_us;
+    peer_run(&peer, 8000000);
+    CHECK(peer.answers_n >= 4);
+    for (uint32_t i = 1; i < peer.answers_n; i++) {
+        uint64_t now = peer.answers[i].at_us - peer.answers[i - 1].at_us;
 
-        CHECK_EQ(wire.answers[i].len, 4);
+        CHECK_EQ(peer.answers[i].len, 4);
         CHECK(gap == 0 || (now > gap * 188 / 100 && now < gap * 212 / 100));
         gap = now;
     }
@@ -277,30 +276,30 @@ static void test_must_36_a_closed_window_is_probed_for_ever(void)
     uint32_t probes = 0;
 
     open_to(7);
-    wire_send(&wire, &(struct send){
+    peer_send(&peer, &(struct send){
                          .seq = 1, .ack = 1, .flags = TCP_ACK, .window = 0, .payload = "hello"});
     for (int i = 0; i < 20; i++) {
         const struct answer *answer;
 
-        wire_run(&wire, 10000000);
-        while ((answer = wire_next(&wire)) != NULL) {
+        peer_run(&peer, 10000000);
+        while ((answer = peer_next(&peer)) != NULL) {
             probes += answer->len == 1;
         }
-        wire_flush(&wire);
-        wire_send(&wire, &(struct send){.seq = 6, .ack = 1, .flags = TCP_ACK, .window = 0});
+        peer_flush(&peer);
+        peer_send(&peer, &(struct send){.seq = 6, .ack = 1, .flags = TCP_ACK, .window = 0});
     }
     CHECK(probes >= 6);
-    CHECK_EQ(wire.sim.worker[0].stack.shared->conns_active, 1);
-    wire_flush(&wire);
+    CHECK_EQ(peer.sim.worker[0].stack.shared->conns_active, 1);
+    peer_flush(&peer);
     say_ack(6, 1); /* the window opens */
-    wire_expect(&wire, TCP_ACK, 1, 6, 5);
+    peer_expect(&peer, TCP_ACK, 1, 6, 5);
     reset_and_close(6);
 }
 
 static void test_must_66_a_rst_counts_at_zero_window(void)
 {
     open_to(7);
-    wire_send(&wire, &(struct send){
+    peer_send(&peer, &(struct send){
                          .seq = 1, .ack = 1, .flags = TCP_ACK, .window = 0, .payload = "hello"});
     reset_and_close(6);
 }
@@ -309,26 +308,26 @@ static void three_duplicate_acks_send_the_hole_again(void)
 {
     uint32_t before;
 
-    wire_open(&wire);
-    wire_connect(&wire, 19);
-    wire_run(&wire, 3000);
-    before = wire.answers_n;
+    peer_open(&peer);
+    peer_connect(&peer, 19);
+    peer_run(&peer, 3000);
+    before = peer.answers_n;
     CHECK(before >= 4);
     for (int i = 0; i < 3; i++) {
         say_ack(1, 1);
     }
-    CHECK_EQ(wire.sim.worker[0].stack.stats->counter[COUNTER_fast_retransmits], 1);
-    CHECK(wire.answers_n > before);
-    CHECK_EQ(wire.answers[wire.answers_n - 1].seq - wire.irs, 1);
+    CHECK_EQ(peer.sim.worker[0].stack.stats->counter[COUNTER_fast_retransmits], 1);
+    CHECK(peer.answers_n > before);
+    CHECK_EQ(peer.answers[peer.answers_n - 1].seq - peer.irs, 1);
     reset_and_close(1);
 }
 
 static void rfc_6928_the_first_flight_is_ten_segments(void)
 {
-    wire_open(&wire);
-    wire_connect(&wire, 19);
-    wire_run(&wire, 20000);
-    CHECK_EQ(wire.answers_n, 1 + 10); /* the SYN-ACK, and the flight */
+    peer_open(&peer);
+    peer_connect(&peer, 19);
+    peer_run(&peer, 20000);
+    CHECK_EQ(peer.answers_n, 1 + 10); /* the SYN-ACK, and the flight */
     reset_and_close(1);
 }
 
@@ -336,9 +335,9 @@ static void delayed_acks_come_within_half_a_second(void)
 {
     open_to(9);
     say(1, 1, "to be discarded");
-    wire_silent(&wire);
-    wire_run(&wire, 500000);
-    wire_expect(&wire, TCP_ACK, 1, 16, 0);
+    peer_silent(&peer);
+    peer_run(&peer, 500000);
+    peer_expect(&peer, TCP_ACK, 1, 16, 0);
     reset_and_close(16);
 }
 
@@ -346,34 +345,34 @@ static void an_ack_of_what_was_never_sent_is_refused(void)
 {
     open_to(7);
     say(1, 5000, "x");
-    wire_expect(&wire, TCP_ACK, 1, 1, 0);
-    CHECK_EQ(wire.sim.worker[0].stack.stats->verdict[VERDICT_tcp_bad_ack], 1);
+    peer_expect(&peer, TCP_ACK, 1, 1, 0);
+    CHECK_EQ(peer.sim.worker[0].stack.stats->verdict[VERDICT_tcp_bad_ack], 1);
     reset_and_close(1);
 }
 
 static void daytime_closes_first_and_waits(void)
 {
-    wire_open(&wire);
-    wire_connect(&wire, 13);
-    CHECK_EQ(wire.answers_n, 2);
-    CHECK(wire.answers[1].len > 20);
-    CHECK(wire.answers[1].flags & TCP_FIN);
-    wire_send(&wire, &(struct send){.seq = 1,
-                                    .ack = 2u + wire.answers[1].len,
+    peer_open(&peer);
+    peer_connect(&peer, 13);
+    CHECK_EQ(peer.answers_n, 2);
+    CHECK(peer.answers[1].len > 20);
+    CHECK(peer.answers[1].flags & TCP_FIN);
+    peer_send(&peer, &(struct send){.seq = 1,
+                                    .ack = 2u + peer.answers[1].len,
                                     .flags = TCP_ACK | TCP_FIN,
                                     .window = 65535});
-    CHECK_EQ(wire.sim.worker[0].stack.shared->time_wait, 1);
-    wire_run(&wire, 1200000);
-    CHECK_EQ(wire.sim.worker[0].stack.shared->conns_active, 0);
-    wire_close(&wire);
+    CHECK_EQ(peer.sim.worker[0].stack.shared->time_wait, 1);
+    peer_run(&peer, 1200000);
+    CHECK_EQ(peer.sim.worker[0].stack.shared->conns_active, 0);
+    peer_close(&peer);
 }
 
 static void http_answers_each_pipelined_request(void)
 {
     open_to(80);
     say(1, 1, "GET / HTTP/1.1\r\nHost: x\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n");
-    if (CHECK(wire.answers_n == 1)) {
-        const char *first = (const char *)wire.answers[0].payload;
+    if (CHECK(peer.answers_n == 1)) {
+        const char *first = (const char *)peer.answers[0].payload;
 
         CHECK(strncmp(first, "HTTP/1.1 200 OK\r\n", 17) == 0);
         CHECK(strstr(first + 17, "HTTP/1.1 200 OK\r\n") != NULL);
@@ -385,15 +384,15 @@ static void the_same_initial_number_is_never_used_twice(void)
 {
     uint32_t first;
 
-    wire_open(&wire);
-    wire_connect(&wire, 7);
-    first = wire.irs;
-    wire_send(&wire, &(struct send){.seq = 1, .flags = TCP_RST});
-    wire_run(&wire, 1000000);
-    wire_flush(&wire);
-    wire.local_port--;
-    wire_connect(&wire, 7); /* the same tuple, a second later: RFC 6528's clock */
-    CHECK(wire.irs - first > 240000 && wire.irs - first < 260000);
+    peer_open(&peer);
+    peer_connect(&peer, 7);
+    first = peer.irs;
+    peer_send(&peer, &(struct send){.seq = 1, .flags = TCP_RST});
+    peer_run(&peer, 1000000);
+    peer_flush(&peer);
+    peer.local_port--;
+    peer_connect(&peer, 7); /* the same tuple, a second later: RFC 6528's clock */
+    CHECK(peer.irs - first > 240000 && peer.irs - first < 260000);
     reset_and_close(1);
 }
 
@@ -426,8 +425,7 @@ int main(int argc, char **argv)
          test_must_36_a_closed_window_is_probed_for_ever},
         {"MUST-66: a RST counts at zero window", test_must_66_a_rst_counts_at_zero_window},
         {"three duplicate ACKs send the hole again", three_duplicate_acks_send_the_hole_again},
-        {"RFC 6928: the first flight is ten segments",
-         rfc_6928_the_first_flight_is_ten_segments},
+        {"RFC 6928: the first flight is ten segments", rfc_6928_the_first_flight_is_ten_segments},
         {"delayed ACKs come within half a second", delayed_acks_come_within_half_a_second},
         {"an ACK of what was never sent is refused", an_ack_of_what_was_never_sent_is_refused},
         {"daytime closes first and waits", daytime_closes_first_and_waits},

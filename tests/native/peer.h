@@ -6,8 +6,8 @@
 #include "sim.h"
 
 enum {
-    WIRE_ANSWERS_MAX = 256,
-    WIRE_PAYLOAD_MAX = 2000,
+    PEER_ANSWERS_MAX = 256,
+    PEER_PAYLOAD_MAX = 2000,
 };
 
 /* A segment that the shard sent. */
@@ -20,10 +20,10 @@ struct answer {
     uint8_t flags;
     uint8_t wscale; /* UINT8_MAX: none */
     uint64_t at_us;
-    uint8_t payload[WIRE_PAYLOAD_MAX];
+    uint8_t payload[PEER_PAYLOAD_MAX];
 };
 
-struct wire {
+struct peer {
     struct sim sim;
     struct mem_attachment *attachment;
     struct port *port;
@@ -31,7 +31,7 @@ struct wire {
     uint16_t tcp_port;
     uint32_t iss; /* ours */
     uint32_t irs; /* theirs */
-    struct answer answers[WIRE_ANSWERS_MAX];
+    struct answer answers[PEER_ANSWERS_MAX];
     uint32_t answers_n;
     uint32_t read; /* answers already expected */
 };
@@ -48,19 +48,19 @@ struct send {
     uint32_t options_len; /* a multiple of four */
 };
 
-void wire_open(struct wire *wire);
+void peer_open(struct peer *peer);
 /* Ends with the laws. */
-void wire_close(struct wire *wire);
-void wire_send(struct wire *wire, const struct send *send);
+void peer_close(struct peer *peer);
+void peer_send(struct peer *peer, const struct send *send);
 /* Lets time pass; answers are collected. */
-void wire_run(struct wire *wire, uint64_t us);
+void peer_run(struct peer *peer, uint64_t us);
 /* The next answer not yet looked at; NULL: none came. */
-const struct answer *wire_next(struct wire *wire);
+const struct answer *peer_next(struct peer *peer);
 /* Forgets answers. */
-void wire_flush(struct wire *wire);
+void peer_flush(struct peer *peer);
 /* Three-way handshake to a port, with an MSS of 1460 and no window scale. */
-void wire_connect(struct wire *wire, uint16_t tcp_port);
+void peer_connect(struct peer *peer, uint16_t tcp_port);
 /* Checks the next answer: flags, relative seq and ack, payload length. */
-bool wire_expect(struct wire *wire, uint8_t flags, uint32_t seq, uint32_t ack, uint32_t len);
+bool peer_expect(struct peer *peer, uint8_t flags, uint32_t seq, uint32_t ack, uint32_t len);
 /* Checks that nothing was said. */
-bool wire_silent(struct wire *wire);
+bool peer_silent(struct peer *peer);

@@ -1,5 +1,5 @@
-/* A peer made of bare segments; see wire.h. */
-#include "wire.h"
+/* A peer made of bare segments; see peer.h. */
+#include "peer.h"
 
 #include <arpa/inet.h>
 #include <stdio.h>
@@ -13,19 +13,19 @@
 static const uint32_t peer_ip = 0x0a4d00c8; /* 10.77.0.200 */
 static const uint32_t shard_ip = 0x0a4d0001;
 
-static void put_frame(struct wire *wire, const uint8_t *frame, uint32_t len)
+static void put_frame(struct peer *peer, const uint8_t *frame, uint32_t len)
 {
-    struct nm_ring *ring = wire->port->tx;
+    struct nm_ring *ring = peer->port->tx;
 
     CHECK(nm_ring_space(ring) > 0);
     memcpy(nm_ring_buf(ring, ring->head), frame, len);
     ring->slot[ring->head].len = (uint16_t)len;
     ring->slot[ring->head].flags = 0;
     nm_ring_give(ring, nm_ring_next(ring, ring->head));
-    wire->port->ops->tx_sync(wire->port, wire->sim.now_us);
+    peer->port->ops->tx_sync(peer->port, peer->sim.now_us);
 }
 
-static void announce(struct wire *wire)
+static void announce(struct peer *peer)
 {
     uint8_t frame[ETH_HDR_LEN + ARP_LEN] = {0};
     struct wire_arp arp = {.htype = htons(1),
@@ -36,32 +36,32 @@ static void announce(struct wire *wire)
                            .spa = htonl(peer_ip),
                            .tpa = htonl(shard_ip)};
 
-    memcpy(arp.sha, mem_attachment_mac(wire->attachment, false), 6);
+    memcpy(arp.sha, mem_attachment_mac(peer->attachment, false), 6);
     memset(frame, 0xff, 6);
     memcpy(frame + 6, arp.sha, 6);
     frame[12] = 0x08;
     frame[13] = 0x06;
     memcpy(frame + ETH_HDR_LEN, &arp, sizeof(arp));
-    put_frame(wire, frame, sizeof(frame));
+    put_frame(peer, frame, sizeof(frame));
 }
 
-void wire_open(struct wire *wire)
+void peer_open(struct peer *peer)
 {
-    memset(wire, 0, sizeof(*wire));
-    sim_open(&wire->sim, &(struct sim_options){.shards = 1, .conns = 64, .seed = 5});
-    CHECK_EQ(mem_attach_local(&wire->attachment, wire->sim.device), 0);
-    wire->port = mem_attachment_port(wire->attachment);
-    wire->local_port = 40000;
-    announce(wire);
-    wire_run(wire, 1000);
-    wire_flush(wire);
+    memset(peer, 0, sizeof(*peer));
+    sim_open(&peer->sim, &(struct sim_options){.shards = 1, .conns = 64, .seed = 5});
+    CHECK_EQ(mem_attach_local(&peer->attachment, peer->sim.device), 0);
+    peer->port = mem_attachment_port(peer->attachment);
+    peer->local_port = 40000;
+    announce(peer);
+    peer_run(peer, 1000);
+    peer_flush(peer);
 }
 
-void wire_close(struct wire *wire)
+void peer_close(struct peer *peer)
 {
-    mem_detach(wire->attachment);
-    sim_check_laws(&wire->sim);
-    sim_close(&wire->sim);
+    mem_detach(peer->attachment);
+    sim_check_laws(&peer->sim);
+    sim_close(&peer->sim);
 }
 
 static void parse_options(struct answer *answer, const uint8_t *opt, uint32_t len)
@@ -86,16 +86,16 @@ static bool checksums_right(const uint8_t *ip, uint32_t tcp_len)
            csum_fold(csum_add(ip + IPV4_HDR_LEN, tcp_len, pseudo)) == 0;
 }
 
-static void take_answer(struct wire *wire, const uint8_t *frame, uint32_t len)
+static void take_answer(struct peer *peer, const uint8_t *frame, uint32_t len)
 {
     const uint8_t *ip = frame + ETH_HDR_LEN;
-    struct answer *answer = &wire->answers[wire->answers_n];
+    struct answer *answer = &peer->answers[peer->answers_n];
     struct wire_tcp tcp;
     uint32_t header;
     uint32_t tcp_len;
 
     if (len < TCP_HEADERS_LEN || frame[12] != 0x08 || frame[13] != 0 || ip[9] != PROTO_TCP ||
-        wire->answers_n == WIRE_ANSWERS_MAX) {
+        peer->answers_n == PEER_ANSWERS_MAX) {
         return;
     }
     tcp_len = (uint32_t)(ip[2] << 8 | ip[3]) - IPV4_HDR_LEN;
@@ -108,52 +108,52 @@ static void take_answer(struct wire *wire, const uint8_t *frame, uint32_t len)
                               .len = (uint16_t)(tcp_len - header),
                               .flags = tcp.flags,
                               .wscale = UINT8_MAX,
-                              .at_us = wire->sim.now_us};
+                              .at_us = peer->sim.now_us};
     parse_options(answer, ip + IPV4_HDR_LEN + TCP_HDR_LEN, header - TCP_HDR_LEN);
     memcpy(answer->payload, ip + IPV4_HDR_LEN + header, answer->len);
-    wire->answers_n++;
+    peer->answers_n++;
 }
 
-static void collect(struct wire *wire)
+static void collect(struct peer *peer)
 {
-    struct nm_ring *ring = wire->port->rx;
+    struct nm_ring *ring = peer->port->rx;
 
-    wire->port->ops->rx_sync(wire->port, wire->sim.now_us);
+    peer->port->ops->rx_sync(peer->port, peer->sim.now_us);
     while (!nm_ring_empty(ring)) {
-        take_answer(wire, nm_ring_buf(ring, ring->head), ring->slot[ring->head].len);
+        take_answer(peer, nm_ring_buf(ring, ring->head), ring->slot[ring->head].len);
         nm_ring_give(ring, nm_ring_next(ring, ring->head));
     }
 }
 
-void wire_run(struct wire *wire, uint64_t us)
+void peer_run(struct peer *peer, uint64_t us)
 {
-    for (uint64_t end = wire->sim.now_us + us; wire->sim.now_us < end;) {
-        sim_step(&wire->sim);
-        collect(wire);
+    for (uint64_t end = peer->sim.now_us + us; peer->sim.now_us < end;) {
+        sim_step(&peer->sim);
+        collect(peer);
     }
 }
 
-void wire_flush(struct wire *wire)
+void peer_flush(struct peer *peer)
 {
-    wire->answers_n = 0;
-    wire->read = 0;
+    peer->answers_n = 0;
+    peer->read = 0;
 }
 
-const struct answer *wire_next(struct wire *wire)
+const struct answer *peer_next(struct peer *peer)
 {
-    return wire->read < wire->answers_n ? &wire->answers[wire->read++] : NULL;
+    return peer->read < peer->answers_n ? &peer->answers[peer->read++] : NULL;
 }
 
-void wire_send(struct wire *wire, const struct send *send)
+void peer_send(struct peer *peer, const struct send *send)
 {
     uint8_t frame[2048] = {0};
     uint32_t len = send->len || !send->payload ? send->len : (uint32_t)strlen(send->payload);
     uint32_t tcp_len = TCP_HDR_LEN + send->options_len + len;
     uint8_t *l4 = frame + ETH_HDR_LEN + IPV4_HDR_LEN;
-    struct wire_tcp tcp = {.src_port = htons(wire->local_port),
-                           .dst_port = htons(wire->tcp_port),
-                           .seq = htonl(wire->iss + send->seq),
-                           .ack = send->flags & TCP_ACK ? htonl(wire->irs + send->ack) : 0,
+    struct wire_tcp tcp = {.src_port = htons(peer->local_port),
+                           .dst_port = htons(peer->tcp_port),
+                           .seq = htonl(peer->iss + send->seq),
+                           .ack = send->flags & TCP_ACK ? htonl(peer->irs + send->ack) : 0,
                            .data_off = (uint8_t)((TCP_HDR_LEN + send->options_len) / 4 << 4),
                            .flags = send->flags,
                            .window = htons(send->window)};
@@ -164,8 +164,8 @@ void wire_send(struct wire *wire, const struct send *send)
                            .src = htonl(peer_ip),
                            .dst = htonl(shard_ip)};
 
-    memcpy(frame, mem_attachment_mac(wire->attachment, true), 6);
-    memcpy(frame + 6, mem_attachment_mac(wire->attachment, false), 6);
+    memcpy(frame, mem_attachment_mac(peer->attachment, true), 6);
+    memcpy(frame + 6, mem_attachment_mac(peer->attachment, false), 6);
     frame[12] = 0x08;
     ip.check = csum_fold(csum_add(&ip, sizeof(ip), 0));
     memcpy(frame + ETH_HDR_LEN, &ip, sizeof(ip));
@@ -178,44 +178,44 @@ void wire_send(struct wire *wire, const struct send *send)
     }
     tcp.check = csum_fold(csum_add(l4, tcp_len, csum_pseudo(ip.src, ip.dst, PROTO_TCP, tcp_len)));
     memcpy(l4 + offsetof(struct wire_tcp, check), &tcp.check, sizeof(tcp.check));
-    put_frame(wire, frame, ETH_HDR_LEN + IPV4_HDR_LEN + tcp_len);
-    wire_run(wire, 200);
+    put_frame(peer, frame, ETH_HDR_LEN + IPV4_HDR_LEN + tcp_len);
+    peer_run(peer, 200);
 }
 
-void wire_connect(struct wire *wire, uint16_t tcp_port)
+void peer_connect(struct peer *peer, uint16_t tcp_port)
 {
     static const uint8_t mss[] = {2, 4, 1460 >> 8, 1460 & 255};
     const struct answer *answer;
 
-    wire->tcp_port = tcp_port;
-    wire->local_port++;
-    wire->iss = 1000000;
-    wire_send(wire, &(struct send){
-                        .flags = TCP_SYN, .window = 65535, .options = mss, .options_len = 4});
-    answer = wire_next(wire);
+    peer->tcp_port = tcp_port;
+    peer->local_port++;
+    peer->iss = 1000000;
+    peer_send(peer,
+              &(struct send){.flags = TCP_SYN, .window = 65535, .options = mss, .options_len = 4});
+    answer = peer_next(peer);
     if (CHECK(answer && answer->flags == (TCP_SYN | TCP_ACK))) {
-        CHECK_EQ(answer->ack, wire->iss + 1);
-        wire->irs = answer->seq;
+        CHECK_EQ(answer->ack, peer->iss + 1);
+        peer->irs = answer->seq;
     }
-    wire_send(wire, &(struct send){.seq = 1, .ack = 1, .flags = TCP_ACK, .window = 65535});
+    peer_send(peer, &(struct send){.seq = 1, .ack = 1, .flags = TCP_ACK, .window = 65535});
 }
 
-bool wire_expect(struct wire *wire, uint8_t flags, uint32_t seq, uint32_t ack, uint32_t len)
+bool peer_expect(struct peer *peer, uint8_t flags, uint32_t seq, uint32_t ack, uint32_t len)
 {
-    const struct answer *answer = wire_next(wire);
+    const struct answer *answer = peer_next(peer);
 
     if (!CHECK(answer != NULL)) {
         return false;
     }
     CHECK_EQ(answer->flags & ~TCP_PSH, flags);
-    CHECK_EQ(answer->seq - wire->irs, seq);
+    CHECK_EQ(answer->seq - peer->irs, seq);
     if (flags & TCP_ACK) {
-        CHECK_EQ(answer->ack - wire->iss, ack);
+        CHECK_EQ(answer->ack - peer->iss, ack);
     }
     return CHECK_EQ(answer->len, len);
 }
 
-bool wire_silent(struct wire *wire)
+bool peer_silent(struct peer *peer)
 {
-    return CHECK_EQ(wire->answers_n - wire->read, 0);
+    return CHECK_EQ(peer->answers_n - peer->read, 0);
 }
