@@ -63,9 +63,7 @@ class Announcer:
     def serves(self, shard: Shard, pid: int, ready: Ready) -> None:
         """A worker serves."""
         for warning in ready.warnings:
-            self.event(
-                logging.WARNING, "worker_warning", f"shard {shard.id}: {warning}", shard.id
-            )
+            self.event(logging.WARNING, "worker_warning", f"shard {shard.id}: {warning}", shard.id)
         if ready.generation <= 1:
             return
         gap_ms = (time.monotonic() - shard.died_s) * 1000

@@ -84,7 +84,7 @@ class Control:
             poller.register(made, zmq.POLLIN)
         due_s = time.monotonic()
         while True:
-            ready = dict(poller.poll(max(0.0, due_s - time.monotonic()) * 1000))
+            ready = dict(poller.poll(int(max(0.0, due_s - time.monotonic()) * 1000) + 1))
             if self._channel.fileno() in ready and not self._hear_orchestrator():
                 return 0
             if self._router in ready and self._known:
@@ -145,9 +145,7 @@ class Control:
 
     def _publish(self, topic: str, message: object) -> None:
         with contextlib.suppress(zmq.Again):
-            self._publisher.send_multipart(
-                [topic.encode(), protocol.encode(message)], zmq.NOBLOCK
-            )
+            self._publisher.send_multipart([topic.encode(), protocol.encode(message)], zmq.NOBLOCK)
 
     def _tick(self) -> None:
         if not self._known:
@@ -165,7 +163,7 @@ class Control:
 def main(job: Job) -> int:
     """Runs `control`; returns the exit code."""
     job.close_others()
-    process.set_title("control")
+    process.Title("control")
     control = Control(job)
     try:
         return control.loop()

@@ -43,6 +43,7 @@ class Parts:
     lock: InstanceLock
     rings: rings.Rings
     shards: list[Shard]
+    listeners: list[socket.socket]
     router: socket.socket
     publisher: socket.socket
     inbox: Inbox
@@ -71,13 +72,11 @@ def _assemble(stack: ExitStack, config: Config, made: plan.Plan, paths: Paths) -
     opened = stack.enter_context(rings.opened(made, config))
     router = _listen(stack, paths.control)
     publisher = _listen(stack, paths.events)
-    shards = []
-    for shard in made.shards:
-        path = paths.shard(shard.shard)
-        shards.append(Shard(shard, _listen(stack, path), path))
+    shards = [Shard(shard) for shard in made.shards]
+    listeners = [_listen(stack, paths.shard(shard.shard)) for shard in made.shards]
     inbox = stack.enter_context(Inbox())
     return Parts(
-        config, made, lock, opened, shards, router, publisher, inbox, identity, started_s
+        config, made, lock, opened, shards, listeners, router, publisher, inbox, identity, started_s
     )
 
 
@@ -103,38 +102,39 @@ class Builder:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._info = _instance_info(parts)
-        self._memory = {
-            shard.node: affinity.preload(shard.node, parts.config.numa)
-            for shard in parts.plan.shards
-        }
+        self._seats = [
+            worker.Seat(
+                shard=shard.shard,
+                cpu=shard.cpu,
+                node=shard.node,
+                memory=affinity.preload(shard.node, parts.config.numa),
+                listener=listener,
+                endpoint=_endpoint(parts.lock.paths.shard(shard.shard)),
+            )
+            for shard, listener in zip(parts.plan.shards, parts.listeners, strict=True)
+        ]
         self.supervisor: Supervisor | None = None
 
-    def _close(self, keep: Shard | None, keep_control: bool) -> None:
-        parts = self._parts
-        parts.lock.close_in_child()
-        parts.inbox.close_in_child()
-        if not keep_control:
-            parts.router.close()
-            parts.publisher.close()
+    def _close(self, *listeners: socket.socket) -> None:
+        self._parts.lock.close_in_child()
+        self._parts.inbox.close_in_child()
+        for listener in listeners:
+            listener.close()
         if self.supervisor:
-            self.supervisor.close_in_child(keep)
+            self.supervisor.close_in_child()
 
-    def worker(self, shard: Shard, channel: socket.socket, output: int) -> worker.Job:
-        """The job of a shard's next worker."""
+    def worker(self, channel: socket.socket, output: int) -> worker.Job:
+        """The job of the next worker."""
+        parts = self._parts
         return worker.Job(
-            core=self._parts.rings.server,
-            shard=shard.id,
-            cpu=shard.plan.cpu,
-            node=shard.plan.node,
-            numa=self._parts.config.numa,
-            memory=self._memory[shard.plan.node],
-            identity=self._parts.identity,
+            core=parts.rings.server,
+            seats=self._seats,
+            numa=parts.config.numa,
+            identity=parts.identity,
             confine=native.confine,
-            listener=shard.listener,
-            endpoint=_endpoint(shard.path),
             channel=channel,
             output=output,
-            close_others=lambda: self._close(shard, keep_control=False),
+            close_others=lambda: self._close(parts.router, parts.publisher),
         )
 
     def control(self, channel: socket.socket) -> int:
@@ -149,9 +149,9 @@ class Builder:
                 router_endpoint=_endpoint(paths.control),
                 publisher=parts.publisher,
                 publisher_endpoint=_endpoint(paths.events),
-                worker_endpoints=[_endpoint(shard.path) for shard in parts.shards],
+                worker_endpoints=[seat.endpoint for seat in self._seats],
                 channel=channel,
-                close_others=lambda: self._close(None, keep_control=True),
+                close_others=lambda: self._close(*parts.listeners),
             )
         )
 
@@ -184,9 +184,7 @@ def _banner(parts: Parts) -> None:
 def _tell_ready(parts: Parts, callbacks: Callbacks) -> None:
     for shard in parts.shards:
         info = shard.info()
-        logs.get().info(
-            "shard %d  pid %d  ring %s  cpu %d", info.id, info.pid, info.ring, info.cpu
-        )
+        logs.get().info("shard %d  pid %d  ring %s  cpu %d", info.id, info.pid, info.ring, info.cpu)
     address = str(parts.plan.address).partition("/")[0]
     services = " ".join(
         f"{service.name} on {address}:{service.tcp_port}" for service in parts.config.services

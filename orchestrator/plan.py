@@ -59,7 +59,7 @@ def choose_backend(wanted: DeviceName, available: Sequence[str]) -> tuple[str, t
         raise UsageError(
             f"{wanted}: unknown backend {wanted.backend}", f"backends are {', '.join(available)}"
         )
-    ladder = []
+    ladder: list[str] = []
     for backend in LADDER:
         if backend in available:
             return backend, (*ladder, f"{backend}: taken")

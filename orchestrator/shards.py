@@ -12,13 +12,12 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from orchestrator import lifecycle, watch
 from orchestrator.plan import ShardPlan
 from shardserver import channel, process, worker
 from shardserver.channel import Channel
-from shardserver.protocol import FromWorker, ShardInfo, WorkerOrder
+from shardserver.protocol import FromWorker, ShardInfo, Take, WorkerOrder
 
 LAST_LINES = 20
 _READ_MAX = 65536
@@ -67,24 +66,63 @@ class Output:
 
 @dataclass
 class Running:
-    """A worker that runs, or has just died and is not buried yet."""
+    """A worker that waits, runs, or has just died and is not buried yet."""
 
     child: process.Child
     channel: Channel
     output: Output
-    spawned_s: float
     served: bool = False
-    pulse: watch.Pulse = watch.Pulse()
+    pulse: watch.Pulse = field(default_factory=watch.Pulse)
     rest: list[str] = field(default_factory=list)
+
+
+MakeJob = Callable[[socket.socket, int], worker.Job]
+
+
+def fork_worker(make_job: MakeJob) -> Running:
+    """Forks a worker that waits to be told its shard."""
+    ours, theirs = channel.pair()
+    read_end, write_end = os.pipe()
+
+    def run() -> int:
+        ours.close()
+        os.close(read_end)
+        return worker.main(job)
+
+    try:
+        job = make_job(theirs, write_end)
+        child = process.fork(run, "worker")
+    except OSError:
+        ours.close()
+        os.close(read_end)
+        raise
+    finally:
+        theirs.close()
+        os.close(write_end)
+    return Running(child, Channel(ours, FromWorker), Output(read_end))
+
+
+def bury(running: Running) -> process.ExitStatus:
+    """Reaps a dead worker and closes what led to it; `rest` keeps what it said last."""
+    status = running.child.reap()
+    running.channel.close()
+    running.rest = running.output.finish()
+    return status
+
+
+def close_in_child(running: Running | None) -> None:
+    """In a forked process: closes the orchestrator's ends of another worker."""
+    if running:
+        running.channel.close()
+        os.close(running.output.fd)
+        os.close(running.child.pidfd)
 
 
 class Shard:
     """One shard over all of its workers."""
 
-    def __init__(self, plan: ShardPlan, listener: socket.socket, path: Path) -> None:
+    def __init__(self, plan: ShardPlan) -> None:
         self.plan = plan
-        self.listener = listener
-        self.path = path
         self.life = lifecycle.Life()
         self.running: Running | None = None
         self.due_s = 0.0  # when the boot fails, or the back-off is over
@@ -96,37 +134,10 @@ class Shard:
         """Its number."""
         return self.plan.shard
 
-    def spawn(self, make_job: Callable[[Shard, socket.socket, int], worker.Job]) -> Running:
-        """Forks a worker."""
-        ours, theirs = channel.pair()
-        read_end, write_end = os.pipe()
-        try:
-            job = make_job(self, theirs, write_end)
-            child = process.fork(lambda: self._run(job, ours, read_end), f"shard-{self.id}")
-        except OSError:
-            ours.close()
-            os.close(read_end)
-            raise
-        finally:
-            theirs.close()
-            os.close(write_end)
-        self.running = Running(child, Channel(ours, FromWorker), Output(read_end), time.monotonic())
-        return self.running
-
-    @staticmethod
-    def _run(job: worker.Job, ours: socket.socket, read_end: int) -> int:
-        ours.close()
-        os.close(read_end)
-        return worker.main(job)
-
-    def close_in_child(self, keep_listener: bool) -> None:
-        """In a forked process: closes the orchestrator's ends of this shard."""
-        if self.running:
-            self.running.channel.close()
-            os.close(self.running.output.fd)
-            os.close(self.running.child.pidfd)
-        if not keep_listener:
-            self.listener.close()
+    def take(self, running: Running) -> None:
+        """Gives the shard to a waiting worker."""
+        self.running = running
+        running.channel.send(Take(self.id))
 
     def order(self, action: str) -> None:
         """Tells the worker something."""
@@ -139,13 +150,10 @@ class Shard:
             self.running.child.kill()
 
     def bury(self, running: Running) -> process.ExitStatus:
-        """Reaps a dead worker and closes what led to it; `rest` keeps what it said last."""
-        status = running.child.reap()
-        running.channel.close()
-        running.rest = running.output.finish()
+        """Reaps its dead worker."""
         self.running = None
         self.died_s = time.monotonic()
-        return status
+        return bury(running)
 
     def info(self) -> ShardInfo:
         """The shard for `control`."""

@@ -10,19 +10,18 @@ from __future__ import annotations
 import logging
 import selectors
 import signal
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from orchestrator import lifecycle, watch
+from orchestrator import lifecycle, shards, watch
 from orchestrator.announce import Announcer
 from orchestrator.lifecycle import Action, Death, Event, State
 from orchestrator.link import ControlLink
-from orchestrator.shards import Running, Shard
+from orchestrator.shards import MakeJob, Running, Shard
 from orchestrator.signals import Inbox
-from shardserver import logs, process, protocol, worker
-from shardserver.errors import BootFailedError
+from shardserver import logs, process, worker
+from shardserver.errors import BootFailedError, ProtocolError
 from shardserver.native import ShardWord
 from shardserver.protocol import Aborted, Drained, Ready, RestartOrder, StopOrder
 
@@ -46,7 +45,7 @@ class Timings:
 class Hooks:
     """What the supervisor is given from outside."""
 
-    make_job: Callable[[Shard, socket.socket, int], worker.Job]
+    make_job: MakeJob
     on_ready: Callable[[], None]
     device_fd: int
     device_event: Callable[[], None]
@@ -71,6 +70,7 @@ class Supervisor:
         self._hooks = hooks
         self._tell = Announcer(link, shards)
         self._selector = selectors.DefaultSelector()
+        self._standby: Running | None = None
         self._ready = False
         self._stopping = ""
         self._stop_due_s = 0.0
@@ -101,6 +101,7 @@ class Supervisor:
         if not self._ready and all(s.life.state is State.RUNNING for s in self._shards):
             self._ready = True
             self._hooks.on_ready()
+            self._keep_standby()
 
     def _watch(self, fd: int, callback: Callable[[], None]) -> None:
         self._selector.register(fd, selectors.EVENT_READ, callback)
@@ -112,19 +113,20 @@ class Supervisor:
 
     def close(self) -> None:
         """Ends what is left, on whatever way the loop was left. Idempotent."""
-        for shard in self._shards:
-            if shard.running:
-                shard.kill()
-                shard.bury(shard.running)
+        for running in [self._standby, *(shard.running for shard in self._shards)]:
+            if running:
+                running.child.kill()
+                shards.bury(running)
+        self._standby = None
         self._link.close()
         self._selector.close()
 
-    def close_in_child(self, keep: Shard | None) -> None:
+    def close_in_child(self) -> None:
         """In a forked process: closes what is the orchestrator's or a sibling's."""
         self._selector.close()
         self._link.close_in_child()
-        for shard in self._shards:
-            shard.close_in_child(keep_listener=shard is keep)
+        for running in [self._standby, *(shard.running for shard in self._shards)]:
+            shards.close_in_child(running)
 
     # Shards: events in, actions out
 
@@ -153,16 +155,37 @@ class Supervisor:
         now_s = time.monotonic()
         shard.due_s = now_s + self._timings.boot_s
         try:
-            running = shard.spawn(self._hooks.make_job)
+            running = self._standby or shards.fork_worker(self._hooks.make_job)
         except OSError as error:
             shard.reason = f"fork failed: {error.strerror}"
             death = Death(now_s, code=1, signal=0, served=False)
             shard.life, actions = lifecycle.after_death(shard.life, death)
             self._carry_out(shard, actions)
             return
+        if running is self._standby:
+            self._unwatch(running.child.pidfd)
+            self._standby = None
+        shard.take(running)
         self._watch(running.child.pidfd, lambda: self._died(shard, running))
         self._watch(running.channel.fileno(), lambda: self._hear(shard, running))
         self._watch(running.output.fd, lambda: self._relay(shard, running))
+
+    def _keep_standby(self) -> None:
+        """A worker that waits for the next death; without one, a successor is forked then."""
+        if self._standby or self._stopping:
+            return
+        try:
+            standby = shards.fork_worker(self._hooks.make_job)
+        except OSError as error:
+            logs.get().warning("no standby worker: fork failed: %s", error.strerror)
+            return
+        self._standby = standby
+        self._watch(standby.child.pidfd, lambda: self._standby_died(standby))
+
+    def _standby_died(self, standby: Running) -> None:
+        self._unwatch(standby.child.pidfd)
+        self._standby = None
+        logs.get().warning("the standby worker ended (%s)", shards.bury(standby))
 
     def _died(self, shard: Shard, running: Running) -> None:
         """A worker has ended: first its successor, then the words about it."""
@@ -197,7 +220,7 @@ class Supervisor:
     def _messages(self, running: Running) -> list[object]:
         try:
             return running.channel.receive() or []
-        except protocol.ProtocolError as error:
+        except ProtocolError as error:
             logs.get().error("a worker's message was not understood: %s", error)
             return []
 
@@ -282,6 +305,8 @@ class Supervisor:
             self._tick_shard(shard, now_s)
         if self._stopping and now_s >= self._stop_due_s:
             self.stop(_FORCE[min(_FORCE.index(self._stopping) + 1, 3)])
+        if self._ready:
+            self._keep_standby()
         if self._link.due_s and now_s >= self._link.due_s and not self._link.child:
             self._start_control()
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,13 +141,17 @@ def host_addresses(proc: Path) -> tuple[int, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def _interfaces(network: Path) -> tuple[str, ...]:
+    return tuple(sorted(path.name for path in network.iterdir())) if network.is_dir() else ()
+
+
 def read(interface: str, sysfs: Path = Path("/sys"), proc: Path = Path("/proc")) -> Topology:
     """Reads the machine; `interface` may be empty."""
     network = sysfs / "class/net"
     return Topology(
         cpus=tuple(_cpu(sysfs, cpu) for cpu in affinity.allowed_cpus()),
         nodes=affinity.online_nodes(sysfs),
-        interfaces=tuple(sorted(os.listdir(network))) if network.is_dir() else (),
+        interfaces=_interfaces(network),
         interface=read_interface(sysfs, proc, interface) if interface else None,
         host_addresses=host_addresses(proc),
     )

@@ -72,7 +72,7 @@ class Client:
         end_s = time.monotonic() + self._timeout_s
         while True:
             wait_s = end_s - time.monotonic()
-            if wait_s <= 0 or not self._socket.poll(min(wait_s, 0.2) * 1000):
+            if wait_s <= 0 or not self._socket.poll(int(min(wait_s, 0.2) * 1000) + 1):
                 self._check_alive(wait_s)
                 continue
             reply: protocol.Reply = protocol.decode(

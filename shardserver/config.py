@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from shardserver import values
-from shardserver.errors import ConfigInvalidError
+from shardserver.errors import ConfigInvalidError, UsageError
 from shardserver.values import Address, DeviceName, Service
 
 ENVIRONMENT_PREFIX = "SHARDSERVER_"
@@ -58,79 +58,234 @@ class Setting:
 
 
 _SERVER = (
-    Setting("iface", "server", values.parse_optional_text, "", "NAME",
-            "network interface; the same as --device auto:NAME"),
-    Setting("device", "server", _or_none(values.parse_device), "", "BACKEND:NAME",
-            "packet:eth0, or mem:NAME for a software NIC in shared memory"),
-    Setting("backend", "server", values.parse_text, "auto", "NAME",
-            "auto, packet or mem: how the interface's rings are opened"),
-    Setting("engine", "server", _one_of("native", "picotcp"), "native", "NAME",
-            "TCP/IP stack: native"),
-    Setting("workers", "server", values.parse_workers, "auto", "auto|N",
-            "number of shards; auto is one per ring within the CPUs allowed"),
-    Setting("cpus", "server", values.parse_cpus, "auto", "LIST|auto",
-            "CPUs for the workers, such as 2-9"),
-    Setting("numa", "server", _one_of("strict", "prefer", "off"), "prefer", "strict|prefer|off",
-            "keep CPUs and memory on the ring's NUMA node"),
-    Setting("ip", "server", _or_none(values.parse_address), "", "ADDRESS/PREFIX",
-            "address of the server; mem: has 10.77.0.1/16"),
-    Setting("mac", "server", _or_none(values.parse_mac), "", "MAC",
-            "MAC address of the server; the device's own by default"),
-    Setting("gateway", "server", _or_none(values.parse_ip), "", "ADDRESS",
-            "next hop for addresses outside the prefix"),
+    Setting(
+        "iface",
+        "server",
+        values.parse_optional_text,
+        "",
+        "NAME",
+        "network interface; the same as --device auto:NAME",
+    ),
+    Setting(
+        "device",
+        "server",
+        _or_none(values.parse_device),
+        "",
+        "BACKEND:NAME",
+        "packet:eth0, or mem:NAME for a software NIC in shared memory",
+    ),
+    Setting(
+        "backend",
+        "server",
+        values.parse_text,
+        "auto",
+        "NAME",
+        "auto, packet or mem: how the interface's rings are opened",
+    ),
+    Setting(
+        "engine", "server", _one_of("native", "picotcp"), "native", "NAME", "TCP/IP stack: native"
+    ),
+    Setting(
+        "workers",
+        "server",
+        values.parse_workers,
+        "auto",
+        "auto|N",
+        "number of shards; auto is one per ring within the CPUs allowed",
+    ),
+    Setting(
+        "cpus",
+        "server",
+        values.parse_cpus,
+        "auto",
+        "LIST|auto",
+        "CPUs for the workers, such as 2-9",
+    ),
+    Setting(
+        "numa",
+        "server",
+        _one_of("strict", "prefer", "off"),
+        "prefer",
+        "strict|prefer|off",
+        "keep CPUs and memory on the ring's NUMA node",
+    ),
+    Setting(
+        "ip",
+        "server",
+        _or_none(values.parse_address),
+        "",
+        "ADDRESS/PREFIX",
+        "address of the server; mem: has 10.77.0.1/16",
+    ),
+    Setting(
+        "mac",
+        "server",
+        _or_none(values.parse_mac),
+        "",
+        "MAC",
+        "MAC address of the server; the device's own by default",
+    ),
+    Setting(
+        "gateway",
+        "server",
+        _or_none(values.parse_ip),
+        "",
+        "ADDRESS",
+        "next hop for addresses outside the prefix",
+    ),
     Setting("port", "server", values.parse_tcp_port, "7", "PORT", "TCP port of the echo service"),
-    Setting("service", "server", values.parse_services, "", "NAME[:PORT]",
-            "one more service: echo, discard, chargen, daytime or http", repeats=True),
+    Setting(
+        "service",
+        "server",
+        values.parse_services,
+        "",
+        "NAME[:PORT]",
+        "one more service: echo, discard, chargen, daytime or http",
+        repeats=True,
+    ),
     Setting("name", "server", values.parse_instance, "default", "NAME", "name of the instance"),
-    Setting("user", "server", values.parse_text, "nobody", "USER",
-            "whom the workers run as when started by root"),
-    Setting("group", "server", values.parse_optional_text, "", "GROUP",
-            "their group; the user's own by default"),
-    Setting("graceful_timeout", "server", values.parse_duration_us, "30s", "TIME",
-            "how long a drain may take before what is left is reset"),
-    Setting("boot_timeout", "server", values.parse_duration_us, "10s", "TIME",
-            "how long a worker may take until it serves"),
-    Setting("faults", "server", values.parse_optional_text, "", "SPEC",
-            "faults on every ring: drop=5%%,dup=2%%,reorder=5%%,corrupt=0.1%%,delay=1ms"),
+    Setting(
+        "user",
+        "server",
+        values.parse_text,
+        "nobody",
+        "USER",
+        "whom the workers run as when started by root",
+    ),
+    Setting(
+        "group",
+        "server",
+        values.parse_optional_text,
+        "",
+        "GROUP",
+        "their group; the user's own by default",
+    ),
+    Setting(
+        "graceful_timeout",
+        "server",
+        values.parse_duration_us,
+        "30s",
+        "TIME",
+        "how long a drain may take before what is left is reset",
+    ),
+    Setting(
+        "boot_timeout",
+        "server",
+        values.parse_duration_us,
+        "10s",
+        "TIME",
+        "how long a worker may take until it serves",
+    ),
+    Setting(
+        "faults",
+        "server",
+        values.parse_optional_text,
+        "",
+        "SPEC",
+        "faults on every ring: drop=5%%,dup=2%%,reorder=5%%,corrupt=0.1%%,delay=1ms",
+    ),
     Setting("seed", "server", values.parse_seed, "0", "N", "seed of the faults"),
 )
 _TCP = (
-    Setting("rto_min", "tcp", values.parse_duration_us, "200ms", "TIME",
-            "shortest retransmission timeout"),
+    Setting(
+        "rto_min",
+        "tcp",
+        values.parse_duration_us,
+        "200ms",
+        "TIME",
+        "shortest retransmission timeout",
+    ),
     Setting("delack", "tcp", values.parse_duration_us, "40ms", "TIME", "longest delay of an ACK"),
     Setting("time_wait", "tcp", values.parse_duration_us, "60s", "TIME", "stay in TIME-WAIT"),
-    Setting("retries_max", "tcp", values.parse_count, "15", "N",
-            "retransmissions before a connection is given up"),
-    Setting("nagle", "tcp", values.parse_bool, "false", "BOOL",
-            "Nagle's algorithm, off by default"),
-    Setting("rcv_buf", "tcp", values.parse_size, "256k", "SIZE",
-            "bytes that a connection may have unread"),
-    Setting("snd_buf", "tcp", values.parse_size, "256k", "SIZE",
-            "bytes that a connection may have unsent"),
-    Setting("backlog_max", "tcp", values.parse_count, "4096", "N",
-            "connections per shard that may be half open"),
+    Setting(
+        "retries_max",
+        "tcp",
+        values.parse_count,
+        "15",
+        "N",
+        "retransmissions before a connection is given up",
+    ),
+    Setting(
+        "nagle", "tcp", values.parse_bool, "false", "BOOL", "Nagle's algorithm, off by default"
+    ),
+    Setting(
+        "rcv_buf",
+        "tcp",
+        values.parse_size,
+        "256k",
+        "SIZE",
+        "bytes that a connection may have unread",
+    ),
+    Setting(
+        "snd_buf",
+        "tcp",
+        values.parse_size,
+        "256k",
+        "SIZE",
+        "bytes that a connection may have unsent",
+    ),
+    Setting(
+        "backlog_max",
+        "tcp",
+        values.parse_count,
+        "4096",
+        "N",
+        "connections per shard that may be half open",
+    ),
 )
 _LIMITS = (
     Setting("conns_max", "limits", values.parse_count, "16384", "N", "connections per shard"),
-    Setting("actives_max", "limits", values.parse_count, "0", "N",
-            "of these, with data in flight; 0: all"),
-    Setting("chunks_max", "limits", values.parse_count, "16384", "N",
-            "payload buffers of 2 KiB per shard"),
+    Setting(
+        "actives_max",
+        "limits",
+        values.parse_count,
+        "0",
+        "N",
+        "of these, with data in flight; 0: all",
+    ),
+    Setting(
+        "chunks_max",
+        "limits",
+        values.parse_count,
+        "16384",
+        "N",
+        "payload buffers of 2 KiB per shard",
+    ),
     Setting("slots", "limits", values.parse_count, "0", "N", "slots per ring; 0: the backend's"),
-    Setting("buf_size", "limits", values.parse_size, "0", "SIZE",
-            "bytes per buffer; 0: the backend's"),
-    Setting("links", "limits", values.parse_count, "0", "N",
-            "mem: clients that may be attached; 0: 8"),
+    Setting(
+        "buf_size", "limits", values.parse_size, "0", "SIZE", "bytes per buffer; 0: the backend's"
+    ),
+    Setting(
+        "links", "limits", values.parse_count, "0", "N", "mem: clients that may be attached; 0: 8"
+    ),
     Setting("mtu", "limits", values.parse_count, "0", "N", "MTU; 0: the device's"),
-    Setting("spin", "limits", values.parse_duration_us, "0us", "TIME",
-            "how long an idle worker polls before it sleeps"),
+    Setting(
+        "spin",
+        "limits",
+        values.parse_duration_us,
+        "0us",
+        "TIME",
+        "how long an idle worker polls before it sleeps",
+    ),
 )
 _LOG = (
     Setting("log_format", "log", _one_of("text", "json"), "text", "text|json", "form of log lines"),
-    Setting("log_level", "log", _one_of("debug", "info", "warning", "error"), "info", "LEVEL",
-            "debug, info, warning or error"),
-    Setting("log_file", "log", values.parse_optional_text, "", "PATH",
-            "log of a daemon; NAME.log in the runtime directory by default"),
+    Setting(
+        "log_level",
+        "log",
+        _one_of("debug", "info", "warning", "error"),
+        "info",
+        "LEVEL",
+        "debug, info, warning or error",
+    ),
+    Setting(
+        "log_file",
+        "log",
+        values.parse_optional_text,
+        "",
+        "PATH",
+        "log of a daemon; NAME.log in the runtime directory by default",
+    ),
 )
 SETTINGS: tuple[Setting, ...] = _SERVER + _TCP + _LIMITS + _LOG
 BY_NAME: Mapping[str, Setting] = {setting.name: setting for setting in SETTINGS}
@@ -252,7 +407,7 @@ def _text_of(value: object) -> str:
 def _take_key(where: str, section: str, key: str, value: object) -> Given:
     known = [setting.name for setting in SETTINGS if setting.section == section]
     if key not in known:
-        elsewhere = f'; it belongs into [{BY_NAME[key].section}]' if key in BY_NAME else ""
+        elsewhere = f"; it belongs into [{BY_NAME[key].section}]" if key in BY_NAME else ""
         raise ConfigInvalidError(
             f'{where}: [{section}] unknown key "{key}"{elsewhere or suggest(key, known)}'
         )
@@ -279,8 +434,9 @@ def from_toml(text: str, path: str) -> dict[str, Given]:
                 f"sections are {', '.join(f'[{name}]' for name in SECTIONS)}",
             )
         if section not in SECTIONS:
-            raise ConfigInvalidError(f"{path}: unknown section [{section}]"
-                                     f"{suggest(section, SECTIONS)}")
+            raise ConfigInvalidError(
+                f"{path}: unknown section [{section}]{suggest(section, SECTIONS)}"
+            )
         for key, value in table.items():
             where = f"{path}:{_line_of(text, section, key)}"
             given[key] = _take_key(where, section, key, value)
@@ -302,13 +458,15 @@ def _value(setting: Setting, given: Given) -> object:
     try:
         return setting.parse(given.text)
     except ValueError as error:
-        section = f"[{setting.section}] " if ":" in given.origin else ""
-        name = setting.name if section else given.origin
-        equals = " = " if section else " "
-        raise ConfigInvalidError(
-            f"{given.origin + ': ' if section else ''}{section}{name}{equals}"
-            f'"{given.text}": {error}'
-        ) from None
+        if given.origin.startswith("--"):
+            raise UsageError(f'{given.origin} "{given.text}": {error}') from None
+        raise ConfigInvalidError(_wrong_value(setting, given, str(error))) from None
+
+
+def _wrong_value(setting: Setting, given: Given, why: str) -> str:
+    if given.origin == setting.variable:
+        return f'{given.origin}="{given.text}": {why}'
+    return f'{given.origin}: [{setting.section}] {setting.name} = "{given.text}": {why}'
 
 
 def _check(config: Config, given: Mapping[str, Given]) -> None:

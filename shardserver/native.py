@@ -181,13 +181,16 @@ def load() -> tuple[Any, Any]:
     try:
         from shardserver._ffi import ffi
     except ImportError:
-        raise errors.NotBuiltError("the C core is not built: _ffi.py is missing", _REBUILD) from None
+        raise errors.NotBuiltError(
+            "the C core is not built: _ffi.py is missing", _REBUILD
+        ) from None
     try:
         lib = ffi.dlopen(str(LIBRARY))
     except OSError as error:
         reason = "it is missing" if not LIBRARY.exists() else str(error)
-        raise errors.NotBuiltError(f"the C core {LIBRARY.name} cannot be loaded: {reason}",
-                                   _REBUILD) from None
+        raise errors.NotBuiltError(
+            f"the C core {LIBRARY.name} cannot be loaded: {reason}", _REBUILD
+        ) from None
     found = lib.ss_abi_version()
     if found != ABI_VERSION:
         raise errors.NotBuiltError(

@@ -6,6 +6,7 @@ A process with threads is never forked: the child would inherit locks that nobod
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -137,12 +138,20 @@ def is_stopped(pid: int) -> bool:
     return text.rpartition(")")[2].split()[0] == "T"
 
 
-def set_title(title: str) -> None:
-    """The name that ps and top show; 15 characters."""
-    try:
-        Path("/proc/self/comm").write_text(title[:15], encoding="utf-8")
-    except OSError:
-        return
+class Title:
+    """The name that ps and top show, 15 characters; may be set again under confinement."""
+
+    def __init__(self, title: str) -> None:
+        try:
+            self._fd = os.open("/proc/self/comm", os.O_WRONLY | os.O_CLOEXEC)
+        except OSError:
+            self._fd = -1
+        self.set(title)
+
+    def set(self, title: str) -> None:
+        """A wrong title harms nobody."""
+        with contextlib.suppress(OSError):
+            os.write(self._fd, title[:15].encode())
 
 
 def daemonize() -> int:

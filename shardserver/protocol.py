@@ -119,6 +119,12 @@ class WorkerOrder(msgspec.Struct, frozen=True, tag=True):
     action: str
 
 
+class Take(msgspec.Struct, frozen=True, tag=True):
+    """Orchestrator to a waiting worker: run this shard."""
+
+    shard: int
+
+
 class WorkerQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Control to worker: ping, drain, resume or abort."""
 
@@ -141,6 +147,7 @@ class WorkerReport(msgspec.Struct, frozen=True):
 
 FromOrchestrator = ShardTable | Notice
 FromControl = StopOrder | RestartOrder
+ToWorker = WorkerOrder | Take
 FromWorker = Ready | Drained | Aborted
 
 

@@ -1,12 +1,13 @@
 """The process that runs a shard. Start reading at `main`.
 
-Its order is by two rules: nothing is parsed with a privilege left, and a successor serves as
-soon as it can. So it pins itself, drops its uid, confines itself, adopts the arena and runs a
-first slice; its ZeroMQ endpoint follows. That works under the seccomp filter because the
-listening socket was made by the orchestrator (ZMQ_USE_FD): nothing has to be bound here.
+A worker is forked before it is needed: it prepares everything that is the same for all shards,
+waits, and is told which shard to take. So a successor is there when a worker dies, and what is
+left to do is to adopt the arena. Two rules order the steps: nothing is parsed with a privilege
+left, and a successor serves as soon as it can.
 
-Deviation from DESIGN 2.5 (bind, then drop privileges): binding by descriptor needs none, keeps
-the endpoint alive while a worker is replaced, and takes a millisecond off the gap.
+Deviation from DESIGN 2.5 (bind the ZeroMQ endpoint, then drop privileges): the orchestrator
+made the listening socket, and the worker takes it over by descriptor (ZMQ_USE_FD). That needs
+no privilege and passes the seccomp filter, and the endpoint outlives the worker.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from __future__ import annotations
 import faulthandler
 import gc
 import os
+import select
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -26,7 +28,16 @@ from shardserver import affinity, privileges, process, protocol
 from shardserver.channel import Channel
 from shardserver.errors import ProtocolError, ShardserverError
 from shardserver.native import Adoption, ShardWord
-from shardserver.protocol import Aborted, Drained, Ready, WorkerOrder, WorkerQuery, WorkerReport
+from shardserver.protocol import (
+    Aborted,
+    Drained,
+    Ready,
+    Take,
+    ToWorker,
+    WorkerOrder,
+    WorkerQuery,
+    WorkerReport,
+)
 
 SLICE_US = 50_000
 FIRST_SLICE_US = 1_000
@@ -49,19 +60,26 @@ class Core(Protocol):
 
 
 @dataclass(frozen=True)
-class Job:
-    """All that a worker is given. `close_others` closes what is its siblings' and parent's."""
+class Seat:
+    """A shard's place: what its worker needs beyond what all have."""
 
-    core: Core
     shard: int
     cpu: int
     node: int
-    numa: str
-    memory: Any
-    identity: privileges.Identity
-    confine: Callable[[], None]
+    memory: Any  # py-libnuma's module, or None
     listener: socket.socket
     endpoint: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a worker is given. `close_others` closes what is the orchestrator's."""
+
+    core: Core
+    seats: Sequence[Seat]
+    numa: str
+    identity: privileges.Identity
+    confine: Callable[[], None]
     channel: socket.socket
     output: int
     close_others: Callable[[], None]
@@ -70,13 +88,16 @@ class Job:
 class Endpoint:
     """The worker's ZeroMQ socket: it answers `control`, and never waits for it."""
 
-    def __init__(self, listener: socket.socket, endpoint: str) -> None:
+    def __init__(self) -> None:
         self._context = zmq.Context(io_threads=1)
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.SNDHWM, 64)
         self._socket.setsockopt(zmq.RCVHWM, 64)
         self._socket.setsockopt(zmq.MAXMSGSIZE, protocol.MESSAGE_MAX)
+
+    def bind(self, listener: socket.socket, endpoint: str) -> None:
+        """Takes a listening socket over."""
         self._socket.setsockopt(zmq.USE_FD, listener.detach())
         self._socket.bind(endpoint)
 
@@ -100,9 +121,9 @@ class Endpoint:
 class Worker:
     """A shard that serves."""
 
-    def __init__(self, job: Job, channel: Channel) -> None:
-        self._core = job.core
-        self._shard = job.shard
+    def __init__(self, core: Core, shard: int, channel: Channel) -> None:
+        self._core = core
+        self._shard = shard
         self._channel = channel
         self._draining = False
         self._told_drained = False
@@ -114,9 +135,8 @@ class Worker:
             orders = self._channel.receive()
             if orders is None:
                 return EXIT_ORPHAN
-            for order in orders:
-                if self._carry_out(order):
-                    return 0
+            if any(self._carry_out(order) for order in orders):
+                return 0
             if self._draining:
                 self._tell_when_drained()
             endpoint.answer(self._answer)
@@ -159,38 +179,6 @@ class Worker:
         )
 
 
-def _take_place(job: Job) -> list[str]:
-    """CPU, memory, privileges: what may go wrong without harm comes back as warnings."""
-    warnings = [affinity.pin(job.cpu), affinity.bind_memory(job.memory, job.node, job.numa)]
-    privileges.drop(job.identity)
-    job.core.keep_only(job.shard)
-    try:
-        job.confine()
-    except ShardserverError as error:
-        warnings.append(f"not confined: {error.message}")
-    return [warning for warning in warnings if warning]
-
-
-def _boot(job: Job, channel: Channel) -> None:
-    """Up to the first slice."""
-    job.core.set_state(job.shard, ShardWord.STARTING)
-    warnings = _take_place(job)
-    job.core.set_state(job.shard, ShardWord.ADOPTING)
-    adoption = job.core.adopt(job.shard)
-    job.core.run(job.shard, FIRST_SLICE_US)
-    job.core.set_state(job.shard, ShardWord.RUNNING)
-    channel.send(
-        Ready(
-            adopted=adoption.adopted,
-            dropped=adoption.dropped,
-            undone_lines=adoption.undone_lines,
-            generation=adoption.generation,
-            took_us=adoption.took_us,
-            warnings=warnings,
-        )
-    )
-
-
 def _redirect(output: int) -> None:
     """Standard output and error go to the orchestrator, which keeps the last lines."""
     os.set_blocking(output, False)
@@ -200,23 +188,85 @@ def _redirect(output: int) -> None:
     faulthandler.enable(file=2)
 
 
-def main(job: Job) -> int:
-    """Runs the shard; returns the process's exit code."""
+def _prepare(job: Job) -> tuple[process.Title, list[str]]:
+    """What is the same for every shard, privileges first of all."""
     _redirect(job.output)
     job.close_others()
-    process.set_title(f"shard-{job.shard}")
-    channel = Channel(job.channel, WorkerOrder)
+    title = process.Title("worker")
+    privileges.drop(job.identity)
     try:
-        _boot(job, channel)
-    except (ShardserverError, OSError) as error:
-        sys.stderr.write(f"shard {job.shard} cannot start: {error}\n")
-        return EXIT_BOOT_FAILED
-    endpoint = Endpoint(job.listener, job.endpoint)
-    try:
-        return Worker(job, channel).loop(endpoint)
+        job.confine()
     except ShardserverError as error:
-        sys.stderr.write(f"shard {job.shard}: {error}\n")
+        return title, [f"not confined: {error.message}"]
+    return title, []
+
+
+def _wait_for_seat(job: Job, channel: Channel) -> Seat | None:
+    """The seat to take; None when there will be none."""
+    poller = select.poll()
+    poller.register(channel, select.POLLIN)
+    while True:
+        poller.poll()
+        orders = channel.receive()
+        if orders is None:
+            return None
+        for order in orders:
+            if isinstance(order, Take):
+                return job.seats[order.shard]
+            if order.action in ("abort", "exit"):
+                return None
+
+
+def _take(job: Job, seat: Seat) -> tuple[Adoption, list[str]]:
+    """Adopts the shard and serves a first slice."""
+    core = job.core
+    core.set_state(seat.shard, ShardWord.ADOPTING)
+    warnings = [
+        affinity.pin(seat.cpu),
+        affinity.bind_memory(seat.memory, seat.node, job.numa),
+    ]
+    core.keep_only(seat.shard)
+    adoption = core.adopt(seat.shard)
+    core.run(seat.shard, FIRST_SLICE_US)
+    core.set_state(seat.shard, ShardWord.RUNNING)
+    return adoption, [warning for warning in warnings if warning]
+
+
+def _settle(job: Job, seat: Seat, endpoint: Endpoint, title: process.Title) -> None:
+    """What could wait until the shard serves."""
+    endpoint.bind(seat.listener, seat.endpoint)
+    for other in job.seats:
+        if other is not seat:
+            other.listener.close()
+    title.set(f"shard-{seat.shard}")
+
+
+def _serve(
+    job: Job, channel: Channel, endpoint: Endpoint, title: process.Title, prepared: list[str]
+) -> int:
+    seat = _wait_for_seat(job, channel)
+    if seat is None:
+        return 0
+    try:
+        adoption, warnings = _take(job, seat)
+    except (ShardserverError, OSError) as error:
+        sys.stderr.write(f"shard {seat.shard} cannot start: {error}\n")
+        return EXIT_BOOT_FAILED
+    channel.send(Ready(**vars(adoption), warnings=[*prepared, *warnings]))
+    _settle(job, seat, endpoint, title)
+    try:
+        return Worker(job.core, seat.shard, channel).loop(endpoint)
+    except ShardserverError as error:
+        sys.stderr.write(f"shard {seat.shard}: {error}\n")
         return EXIT_PORT_DEAD
+
+
+def main(job: Job) -> int:
+    """A worker from its fork to its end; returns the process's exit code."""
+    title, warnings = _prepare(job)
+    endpoint = Endpoint()
+    try:
+        return _serve(job, Channel(job.channel, ToWorker), endpoint, title, warnings)
     finally:
         endpoint.close()
 

@@ -81,7 +81,7 @@ int stack_attach(struct stack *stack, bool fresh)
 
     layout(stack);
     stack->ready = calloc(conns, sizeof(uint32_t));
-    stack->output = calloc(conns, sizeof(uint32_t));
+    stack->output = calloc(2 * (size_t)conns, sizeof(uint32_t)); /* a pass may append all again */
     stack->marks = calloc(conns, 1);
     if (!stack->ready || !stack->output || !stack->marks) {
         stack_detach(stack);

@@ -124,17 +124,18 @@ static void output_replies(struct stack *stack)
 void engine_output(struct stack *stack)
 {
     uint32_t n = stack->output_n;
+    uint32_t i;
 
     output_replies(stack);
-    for (uint32_t i = 0; i < n; i++) {
+    for (i = 0; i < n && stack->tx.left > 0; i++) { /* ring full: the rest keeps its turn */
         uint32_t conn = stack->output[i];
 
         stack->marks[conn] &= (uint8_t)~CONN_MARK_OUTPUT;
         tcp_output(stack, conn); /* may append itself again, behind n */
         stack_commit(stack);
     }
-    memmove(stack->output, stack->output + n, (stack->output_n - n) * sizeof(uint32_t));
-    stack->output_n -= n;
+    memmove(stack->output, stack->output + i, (stack->output_n - i) * sizeof(uint32_t));
+    stack->output_n -= i;
 }
 
 void engine_timers(struct stack *stack)

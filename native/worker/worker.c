@@ -2,6 +2,7 @@
 #include "worker/worker.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <time.h>
 
 #include "stack/directory.h"
@@ -127,6 +128,7 @@ static void publish(struct stack *stack)
 int worker_turn(struct worker *worker, uint64_t now_us)
 {
     struct stack *stack = &worker->stack;
+    uint32_t first_slot = stack->port->tx->head;
     uint32_t work;
     int error;
 
@@ -145,8 +147,8 @@ int worker_turn(struct worker *worker, uint64_t now_us)
     enter(stack, PHASE_SERVICES);
     work += stack->ready_n;
     engine_services(stack);
-    work += stack->output_n + stack->replies_n;
     error = transmit(stack);
+    work += stack->tx.next != first_slot;
     rx_release(stack);
     publish(stack);
     stats_add(stack->stats, COUNTER_turns, 1);
@@ -165,6 +167,7 @@ static void idle(struct worker *worker, uint64_t end_us)
     }
     until = until < end_us ? until : end_us;
     if (until < stack->now_us + SLEEP_MIN_US) {
+        sched_yield(); /* what there is to do waits for somebody who may need this CPU */
         return;
     }
     enter(stack, PHASE_SLEEP);

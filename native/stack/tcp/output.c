@@ -384,13 +384,21 @@ static bool send_ack(struct stack *stack, uint32_t conn)
     return true;
 }
 
-/* RTO for what is in flight; the zero-window probe when the window alone holds data back. */
-static void arm_timers(struct stack *stack, uint32_t conn, const struct conn_active *active)
+/*
+ * RTO for what is in flight; the zero-window probe when the window alone holds data back. With the
+ * TX ring full nothing is held by the peer: the connection simply comes again.
+ */
+static void arm_timers(struct stack *stack, uint32_t conn, const struct conn_active *active,
+                       bool ring_full)
 {
     struct conn_hot *hot = &stack->hot[conn];
-    bool held = unsent(hot, active) > 0 && hot->snd_nxt == hot->snd_una;
+    bool held = !ring_full && unsent(hot, active) > 0 && hot->snd_nxt == hot->snd_una;
     bool flight = hot->snd_max != hot->snd_una;
 
+    if ((hot->flags & CONN_PROBING) && !held && hot->snd_nxt != hot->snd_una) {
+        hot->flags &= (uint8_t)~CONN_PROBING; /* data is on its way again */
+        hot->rtx_at = 0;
+    }
     if (hot->rtx_at != 0 || (!held && !flight)) {
         return;
     }
@@ -404,15 +412,17 @@ static void output_synchronized(struct stack *stack, uint32_t conn)
 {
     struct conn_hot *hot = &stack->hot[conn];
     struct conn_active *active = NULL;
+    bool ring_full;
 
     if (hot->active != NONE) {
         active = active_touch(stack, hot->active);
     }
-    if (!send_all(stack, conn, active) || !send_ack(stack, conn)) {
+    ring_full = !send_all(stack, conn, active) || !send_ack(stack, conn);
+    if (ring_full) {
         conn_mark_output(stack, conn);
     }
     if (hot->state != CONN_TIME_WAIT) {
-        arm_timers(stack, conn, active);
+        arm_timers(stack, conn, active, ring_full);
     }
     if (active && tcp_quiet(hot, active) && stack->cold[conn].wheel_slot == WHEEL_NOWHERE) {
         conn_deactivate(stack, conn); /* with a timer queued it is given back when that fires */

@@ -1,0 +1,95 @@
+"""The command line. Start reading at `main`; only modules named cli* print.
+
+An error is one line on standard error and a hint; with --json it is a document on standard
+output. Exit codes: shardserver.errors.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from shardserver import cli_parser, protocol
+from shardserver.errors import InterruptedByUserError, ShardserverError
+
+
+def _start(args: Any) -> int:
+    from shardserver import cli_start
+
+    return cli_start.start(args)
+
+
+def _show(name: str) -> Callable[[Any], int]:
+    def call(args: Any) -> int:
+        from shardserver import cli_show
+
+        command: Callable[[Any], int] = getattr(cli_show, name)
+        return command(args)
+
+    return call
+
+
+def _load(args: Any) -> int:
+    from shardserver import cli_load
+
+    return cli_load.load(args)
+
+
+def _demo(args: Any) -> int:
+    from shardserver import cli_demo
+
+    return cli_demo.demo(args)
+
+
+# Imported when called: -h and a wrong option need none of it.
+_COMMANDS: dict[str, Callable[[Any], int]] = {
+    "start": _start,
+    "stop": _show("stop"),
+    "status": _show("status"),
+    "stats": _show("stats"),
+    "restart": _show("restart"),
+    "load": _load,
+    "demo": _demo,
+}
+
+
+def report(error: ShardserverError, as_json: bool) -> int:
+    """Prints an error; returns its exit code."""
+    if as_json:
+        print(protocol.pretty(protocol.error_document(error)))
+    else:
+        print(f"error: {error.message}", file=sys.stderr)
+        if error.hint:
+            print(f"       {error.hint}", file=sys.stderr)
+    return error.exit_code
+
+
+def _run(argv: Sequence[str]) -> int:
+    if not argv:
+        print(cli_parser.SUMMARY)
+        return 0
+    args = cli_parser.parse(argv)
+    if args.command is None:
+        print(cli_parser.SUMMARY)
+        return 0
+    return _COMMANDS[args.command](args)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command line; returns the exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    as_json = "--json" in argv
+    try:
+        code = _run(argv)
+        sys.stdout.flush()
+        return code
+    except ShardserverError as error:
+        return report(error, as_json)
+    except KeyboardInterrupt:
+        return report(InterruptedByUserError("interrupted"), as_json)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader has seen enough
+        return 128 + signal.SIGPIPE

@@ -1,0 +1,178 @@
+"""The command line's grammar: commands, options made from the settings table, did-you-mean."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from shardserver import __version__, config
+from shardserver.errors import EXIT_CODES, UsageError
+
+SUMMARY = """\
+shardserver: a TCP server on network-card rings, one pinned worker and stack per ring.
+
+  shardserver demo                   shards on a software NIC, verified echo; no root
+  shardserver start --iface eth0     serve on an interface; --device mem:NAME needs none
+  shardserver status | stats -w      what runs, and how fast
+  shardserver load 10.0.0.1          many verified connections against a server
+  shardserver stop                   drain and stop
+  shardserver COMMAND -h             every option"""
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises UsageError instead of ending the process, with the nearest known word."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("allow_abbrev", False)
+        super().__init__(*args, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        """argparse's errors in our words."""
+        found = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
+        if found and "COMMAND" in message:
+            raise unknown_command(found[1], re.findall(r"[\w-]+", found[2]))
+        raise UsageError(message, f"{self.prog} -h shows what it takes")
+
+    def options(self) -> list[str]:
+        """Every long option."""
+        return [name for action in self._actions for name in action.option_strings]
+
+
+def unknown_command(word: str, commands: Sequence[str]) -> UsageError:
+    """The error for a word that is no command: what it may have meant."""
+    meant = [command for command in commands if word and command.startswith(word)]
+    if meant:
+        return UsageError(f'"{word}" is not a command', f"did you mean {', '.join(meant)}?")
+    near = difflib.get_close_matches(word, commands, n=2)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"commands: {', '.join(commands)}"
+    return UsageError(f'"{word}" is not a command', hint)
+
+
+def unknown_option(word: str, parser: Parser) -> UsageError:
+    """The error for an option that the command does not have."""
+    option = word.partition("=")[0]
+    if not option.startswith("-"):
+        return UsageError(f'unexpected argument "{word}"', f"{parser.prog} -h shows what it takes")
+    near = config.suggest(option, parser.options()).removeprefix("; did you mean ").strip('"?')
+    hint = f" (did you mean {near}?)" if near else ""
+    return UsageError(
+        f"unrecognized option {option}{hint}", f"{parser.prog} -h shows what it takes"
+    )
+
+
+def _exit_codes() -> str:
+    return "exit codes: " + "; ".join(f"{code} {text}" for code, text in EXIT_CODES.items())
+
+
+def _instance_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-n", "--name", metavar="NAME", help="instance (default: default)")
+    parser.add_argument("--json", action="store_true", help="JSON on standard output")
+
+
+def _timeout_option(parser: argparse.ArgumentParser, seconds: float) -> None:
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=seconds,
+        metavar="SEC",
+        help=f"how long to wait for an answer (default: {seconds:g})",
+    )
+
+
+def _add_setting(group: argparse._ArgumentGroup, setting: config.Setting) -> None:
+    names = ["-n", setting.flag] if setting.name == "name" else [setting.flag]
+    default = f" (default: {setting.default})" if setting.default else ""
+    options: dict[str, Any] = {"metavar": setting.metavar, "help": setting.help + default}
+    if setting.repeats:
+        options["action"] = "append"
+    if setting.metavar == "BOOL":
+        options.update(nargs="?", const="true")
+    group.add_argument(*names, dest=setting.name, **options)
+
+
+def _add_start(commands: Any) -> None:
+    parser = commands.add_parser(
+        "start",
+        help="serve until stopped",
+        description="Serves until stopped: SIGTERM drains, SIGINT is quick, the next is at once. "
+        "Settings come from flags, then SHARDSERVER_* variables, then the file.",
+        epilog=_exit_codes(),
+        usage="shardserver start [INTERFACE [MAC [IP [PORT]]]] [options]",
+    )
+    for place in ("interface", "mac", "ip", "port"):
+        parser.add_argument(f"at_{place}", nargs="?", metavar=place.upper(), help=argparse.SUPPRESS)
+    parser.add_argument("-c", "--config", metavar="FILE", help="TOML file with settings")
+    parser.add_argument("-D", "--daemon", action="store_true", help="return when it serves")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and do nothing")
+    parser.add_argument("--json", action="store_true", help="the plan or an error as JSON")
+    for section in config.SECTIONS:
+        group = parser.add_argument_group(f"[{section}]")
+        for setting in config.SETTINGS:
+            if setting.section == section:
+                _add_setting(group, setting)
+
+
+def _add_clients(commands: Any) -> None:
+    stop = commands.add_parser("stop", help="drain and stop", epilog=_exit_codes())
+    _instance_options(stop)
+    stop.add_argument("--quick", action="store_true", help="reset connections instead")
+    stop.add_argument("--now", action="store_true", help="kill the workers")
+    _timeout_option(stop, 60.0)
+    status = commands.add_parser("status", help="what runs", epilog=_exit_codes())
+    _instance_options(status)
+    _timeout_option(status, 5.0)
+    stats = commands.add_parser("stats", help="counters of each shard", epilog=_exit_codes())
+    _instance_options(stats)
+    stats.add_argument(
+        "-w", "--watch", nargs="?", type=float, const=1.0, metavar="SEC", help="rates, repeatedly"
+    )
+    stats.add_argument("--count", type=int, default=0, metavar="N", help="stop after N intervals")
+    _timeout_option(stats, 5.0)
+    restart = commands.add_parser("restart", help="replace workers; connections live on")
+    _instance_options(restart)
+    restart.add_argument("shards", nargs="*", type=int, metavar="SHARD", help="default: all")
+    _timeout_option(restart, 5.0)
+
+
+def _add_demo(commands: Any) -> None:
+    demo = commands.add_parser("demo", help="a server and its clients, in seconds")
+    demo.add_argument("--real", action="store_true", help="with Linux's own TCP as the client")
+    demo.add_argument("--json", action="store_true", help="the result as JSON")
+    demo.add_argument("--workers", type=int, default=0, metavar="N", help="shards")
+    demo.add_argument("-c", "--connections", type=int, default=200, metavar="N")
+    demo.add_argument("-d", "--duration", default="3s", metavar="TIME")
+    demo.add_argument("-s", "--size", default="64", metavar="BYTES", help="of a message")
+
+
+def make() -> tuple[Parser, dict[str, Parser]]:
+    """The parser, and that of each command."""
+    from shardserver import load
+
+    parser = Parser(
+        prog="shardserver",
+        description=SUMMARY,
+        usage="shardserver COMMAND [options]",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=_exit_codes(),
+    )
+    parser.add_argument("--version", action="version", version=f"shardserver {__version__}")
+    commands = parser.add_subparsers(
+        dest="command", metavar="COMMAND", parser_class=Parser, prog="shardserver"
+    )
+    _add_start(commands)
+    _add_clients(commands)
+    load.add_arguments(commands.add_parser("load", help="verified load against a server"))
+    _add_demo(commands)
+    return parser, commands.choices
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The parsed command line; UsageError says what is wrong with it."""
+    parser, commands = make()
+    found, rest = parser.parse_known_args(argv)
+    if rest:
+        raise unknown_option(rest[0], commands.get(found.command, parser))
+    return found

@@ -1,0 +1,212 @@
+"""`status`, `stats`, `stop` and `restart`: what they ask, and how they print the answer."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from shardserver import client, config, instance, protocol
+from shardserver.client import Client
+from shardserver.errors import TimedOutError, UsageError
+from shardserver.instance import Paths
+
+_SIGNALS = {"drain": signal.SIGTERM, "quick": signal.SIGINT, "now": signal.SIGKILL}
+_STATUS_EXIT = {"running": 0, "draining": 0, "starting": 0, "degraded": 8}
+
+
+def paths_for(args: argparse.Namespace) -> Paths:
+    """The files of the instance asked for."""
+    name = args.name or os.environ.get("SHARDSERVER_NAME", "default")
+    setting = config.BY_NAME["name"]
+    try:
+        setting.parse(name)
+    except ValueError as error:
+        raise UsageError(f"--name {name}: {error}") from None
+    return client.paths_of(name, os.environ)
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Columns of equal width; the first row is the head."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = (
+        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    )
+    return "\n".join(lines)
+
+
+def short(number: float) -> str:
+    """A number in at most six characters: 41.2k."""
+    for limit, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if number >= limit:
+            return f"{number / (1e3 if unit == 'k' else limit):.1f}{unit}"
+    return f"{number:.0f}"
+
+
+def _uptime(seconds: float) -> str:
+    minutes, second = divmod(int(seconds), 60)
+    hour, minute = divmod(minutes, 60)
+    return f"{hour}:{minute:02d}:{second:02d}"
+
+
+def status(args: argparse.Namespace) -> int:
+    """Prints what runs; 8 when some shards do not."""
+    with Client(paths_for(args), args.timeout) as server:
+        answer = server.request("status")
+    if args.json:
+        print(protocol.pretty(answer))
+    else:
+        _print_status(answer)
+    return _STATUS_EXIT.get(answer["state"], 1)
+
+
+def _print_status(answer: Mapping[str, Any]) -> None:
+    print(
+        f"{answer['name']}  {answer['state']}  pid {answer['pid']}, "
+        f"uptime {_uptime(answer['time'] - answer['started'])}  {answer['device']} "
+        f"({answer['banner']})  {' '.join(answer['services'])} on "
+        f"{answer['address'].partition('/')[0]}"
+    )
+    rows = [["shard", "state", "pid", "cpu", "node", "ring", "restarts", "conns"]]
+    rows += [
+        [
+            str(shard[key])
+            for key in ("id", "state", "pid", "cpu", "node", "ring", "restarts", "connections")
+        ]
+        for shard in answer["shards"]
+    ]
+    print(table(rows))
+    for shard in answer["shards"]:
+        if shard["reason"] and shard["state"] != "running":
+            print(f"shard {shard['id']}: {shard['reason']}")
+
+
+def _stats_rows(snapshot: Mapping[str, Any]) -> list[list[str]]:
+    rows = [
+        ["shard", "state", "conns", "accepted", "closed", "reset", "rx", "tx", "batch",
+         "steered", "retrans", "restarts"]
+    ]  # fmt: skip
+    total = {"id": "total", "state": "", **snapshot["total"]}
+    for shard in [*snapshot["shards"], total]:
+        conns = shard["connections"]
+        rows.append(
+            [
+                str(shard["id"]),
+                shard["state"],
+                str(conns["active"]),
+                str(conns["accepted"]),
+                str(conns["closed"]),
+                str(conns["reset"]),
+                str(shard["rx"]["frames"]),
+                str(shard["tx"]["frames"]),
+                f"{shard['rx']['batch']:.1f}",
+                str(shard["steered"]["in"]),
+                str(shard["retransmits"]),
+                str(shard["restarts"]),
+            ]
+        )
+    return rows
+
+
+def _rate_rows(snapshot: Mapping[str, Any], rates: Mapping[str, Any]) -> list[list[str]]:
+    rows = [["shard", "conns", "rx/s", "tx/s", "rx B/s", "tx B/s", "accepts/s", "retrans/s"]]
+    by_id = {shard["id"]: shard for shard in rates["shards"]}
+    pairs = [(shard, by_id.get(shard["id"], {})) for shard in snapshot["shards"]]
+    pairs.append(({"id": "total", **snapshot["total"]}, rates["total"]))
+    for shard, rate in pairs:
+        keys = ("rx_frames", "tx_frames", "rx_bytes", "tx_bytes", "accepted", "retransmits")
+        cells = [short(rate.get(f"{key}_per_s", 0.0)) for key in keys]
+        rows.append([str(shard["id"]), str(shard["connections"]["active"]), *cells])
+    return rows
+
+
+def stats(args: argparse.Namespace) -> int:
+    """Prints counters, or with -w rates until interrupted."""
+    with Client(paths_for(args), args.timeout) as server:
+        if args.watch is None:
+            snapshot = server.request("stats")
+            print(protocol.pretty(snapshot) if args.json else table(_stats_rows(snapshot)))
+            return 0
+        return _watch(server, args)
+
+
+def _watch(server: Client, args: argparse.Namespace) -> int:
+    from orchestrator import telemetry
+
+    before = server.request("stats")
+    shown = 0
+    while not args.count or shown < args.count:
+        time.sleep(max(args.watch, 0.1))
+        after = server.request("stats")
+        rates = telemetry.rates(before, after)
+        if args.json:
+            print(msgspec.json.encode(after).decode())
+        else:
+            print(time.strftime("%H:%M:%S"))
+            print(table(_rate_rows(after, rates)))
+        sys.stdout.flush()
+        before = after
+        shown += 1
+    return 0
+
+
+def _mode(args: argparse.Namespace) -> str:
+    return "now" if args.now else "quick" if args.quick else "drain"
+
+
+def stop(args: argparse.Namespace) -> int:
+    """Stops a server and returns when nothing of it is left."""
+    paths = paths_for(args)
+    mode = _mode(args)
+    pid = instance.holder(paths)
+    if not pid:
+        raise client.not_running(paths)
+    try:
+        with Client(paths, min(args.timeout, 2.0)) as server:
+            server.request("stop", mode=mode)
+    except TimedOutError:
+        os.kill(pid, _SIGNALS["quick" if mode == "now" else mode])
+        if mode == "now":
+            os.kill(pid, signal.SIGINT)
+    if not instance.wait_until_gone(paths, args.timeout):
+        raise TimedOutError(
+            f'the server "{paths.name}" (pid {pid}) still runs after {args.timeout:g} s',
+            f"shardserver stop -n {paths.name} --quick",
+        )
+    if args.json:
+        print(protocol.pretty({"schema": 1, "instance": paths.name, "stopped": pid}))
+    else:
+        print(f'server "{paths.name}" (pid {pid}) has stopped')
+    return 0
+
+
+def restart(args: argparse.Namespace) -> int:
+    """Replaces workers and returns when their successors serve."""
+    with Client(paths_for(args), args.timeout) as server:
+        before = {shard["id"]: shard["pid"] for shard in server.request("status")["shards"]}
+        wanted = server.request("restart", shards=args.shards)["shards"]
+        end_s = time.monotonic() + args.timeout
+        while True:
+            shards = {shard["id"]: shard for shard in server.request("status")["shards"]}
+            left = [
+                number
+                for number in wanted
+                if shards[number]["state"] != "running" or shards[number]["pid"] == before[number]
+            ]
+            if not left:
+                break
+            if time.monotonic() >= end_s:
+                raise TimedOutError(f"shards {left} have no new worker after {args.timeout:g} s")
+            time.sleep(0.02)
+    if args.json:
+        print(protocol.pretty({"schema": 1, "restarted": wanted}))
+    else:
+        print(f"{len(wanted)} shard{'s' * (len(wanted) != 1)} restarted")
+    return 0
