@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator import netif
 from shardserver import affinity, values
 
 
@@ -145,13 +146,30 @@ def _interfaces(network: Path) -> tuple[str, ...]:
     return tuple(sorted(path.name for path in network.iterdir())) if network.is_dir() else ()
 
 
+def _foreign_interface(name: str) -> Interface | None:
+    """One that sysfs does not show, because sysfs belongs to another network namespace."""
+    ifindex = netif.index(name)
+    if not ifindex:
+        return None
+    mac, mtu, up, count = netif.facts(name)
+    queues = tuple(Queue(number, -1, ()) for number in range(count))
+    return Interface(name, ifindex, mac, mtu, -1, up, queues)
+
+
+def _interface(sysfs: Path, proc: Path, name: str) -> Interface | None:
+    found = read_interface(sysfs, proc, name)
+    if sysfs == Path("/sys") and (found.ifindex if found else 0) != netif.index(name):
+        return _foreign_interface(name)
+    return found
+
+
 def read(interface: str, sysfs: Path = Path("/sys"), proc: Path = Path("/proc")) -> Topology:
     """Reads the machine; `interface` may be empty."""
     network = sysfs / "class/net"
     return Topology(
         cpus=tuple(_cpu(sysfs, cpu) for cpu in affinity.allowed_cpus()),
         nodes=affinity.online_nodes(sysfs),
-        interfaces=_interfaces(network),
-        interface=read_interface(sysfs, proc, interface) if interface else None,
+        interfaces=netif.names() if sysfs == Path("/sys") else _interfaces(network),
+        interface=_interface(sysfs, proc, interface) if interface else None,
         host_addresses=host_addresses(proc),
     )

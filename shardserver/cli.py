@@ -41,7 +41,7 @@ def _load(args: Any) -> int:
 def _demo(args: Any) -> int:
     from shardserver import cli_demo
 
-    return cli_demo.demo(args)
+    return cli_demo.demo_command(args)
 
 
 # Imported when called: -h and a wrong option need none of it.

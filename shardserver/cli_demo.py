@@ -1,0 +1,137 @@
+"""`shardserver demo`: a server and its clients in seconds, on the software NIC or over veth."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import json
+import os
+import subprocess
+import sys
+import time
+from typing import Any
+
+from shardserver import cli_load, demo, protocol, values
+from shardserver.errors import ShardserverError, UsageError
+from shardserver.load import LoadRequest, render
+from shardserver.load.options import default_processes
+from shardserver.load.report import human, succeeded
+
+SERVICES = ("discard:9", "daytime:13", "chargen:19", "http:80")
+QUEUES = 4
+
+
+def _request(args: argparse.Namespace, name: str, device: str) -> LoadRequest:
+    try:
+        duration_us = values.parse_duration_us(args.duration)
+        size = values.parse_size(args.size)
+    except ValueError as wrong:
+        raise UsageError(str(wrong), "times like 3s, sizes like 64 or 4k") from None
+    if not 1 <= args.connections <= 100_000:
+        raise UsageError(f"--connections {args.connections}: must be 1 to 100000")
+    processes = min(default_processes(args.connections), 2)
+    return LoadRequest(
+        device=device,
+        ip=int(ipaddress.IPv4Address(demo.SERVICE_IP)),
+        connections=args.connections,
+        duration_us=duration_us,
+        size=size,
+        processes=processes,
+        instance=name,
+    )
+
+
+def _workers(args: argparse.Namespace, default: int) -> int:
+    if not 0 <= args.workers <= 64:
+        raise UsageError(f"--workers {args.workers}: must be 1 to 64")
+    return args.workers or default
+
+
+def _final(document: dict[str, Any], args: argparse.Namespace, hint: str) -> int:
+    if args.json:
+        print(protocol.pretty(document))
+    else:
+        print(render(document))
+        if succeeded(document):
+            print(f"{document['messages']:,} messages, 100 % byte-exact. {hint}")
+    return 0 if succeeded(document) else 1
+
+
+def _banner(args: argparse.Namespace, text: str) -> None:
+    if not args.json:
+        print(text, flush=True)
+
+
+def _on_mem(args: argparse.Namespace) -> int:
+    workers = _workers(args, 2)
+    name = f"demo-{os.getpid()}"
+    started = time.monotonic()
+    with demo.server(f"mem:{name}", workers, SERVICES) as running:
+        _banner(
+            args,
+            f"shardserver demo · device {running.device} (software NIC, no root) · {workers} shards"
+            f"\nready in {time.monotonic() - started:.1f} s · echo on {demo.SERVICE_IP}:7"
+            f" · {args.connections} clients",
+        )
+        document = cli_load.execute(_request(args, running.name, name))
+    return _final(document, args, "Next: shardserver demo --real · shardserver start -h")
+
+
+def _real_load(args: argparse.Namespace, network: demo.Network, name: str) -> dict[str, Any]:
+    """The client is a process of its own in the other namespace: Linux's own TCP."""
+    command = [sys.executable, "-m", "shardserver", "load", f"{demo.SERVICE_IP}:7", "--json"]
+    command += ["-c", str(args.connections), "-d", args.duration, "-s", args.size, "-n", name]
+    done = subprocess.run(
+        network.inside(*command), stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, check=False
+    )
+    try:
+        document: dict[str, Any] = json.loads(done.stdout)
+    except ValueError:
+        raise ShardserverError(f"the client ended with {done.returncode}") from None
+    if "error" in document:
+        raise ShardserverError(document["error"]["message"], document["error"].get("hint", ""))
+    return document
+
+
+def _invitation(network: demo.Network) -> str:
+    enter = f"nsenter -t {network.pid} -U --preserve-credentials -n"
+    return (
+        "while it runs, from another terminal:\n"
+        f"  {enter} nc {demo.SERVICE_IP} 7\n"
+        f"  {enter} curl http://{demo.SERVICE_IP}/"
+    )
+
+
+def _real(args: argparse.Namespace) -> int:
+    workers = _workers(args, 2)
+    with (
+        demo.network(QUEUES) as network,
+        demo.server(f"packet:{demo.SERVER_IF}", workers, SERVICES) as running,
+    ):
+        _banner(
+            args,
+            f"shardserver demo --real · device {running.device} (AF_PACKET on veth, {QUEUES}"
+            f" queues) · {workers} shards · the client is Linux's own TCP,"
+            f" {args.connections} connections\n"
+            f"{_invitation(network)}",
+        )
+        document = _real_load(args, network, running.name)
+    shares = ", ".join(f"shard {s['id']}: {human(s['rx_frames'])}" for s in document["shards"])
+    return _final(document, args, f"Received frames: {shares}")
+
+
+def _arguments(args: argparse.Namespace) -> list[str]:
+    words = ["--real", "--workers", str(args.workers), "-c", str(args.connections)]
+    words += ["-d", args.duration, "-s", args.size]
+    return [*words, "--json"] if args.json else words
+
+
+def demo_real(args: argparse.Namespace) -> int:
+    """In namespaces of its own: outside it only waits for the demo within."""
+    code = demo.enter_namespaces(_arguments(args))
+    return _real(args) if code is None else code
+
+
+def demo_command(args: argparse.Namespace) -> int:
+    """Runs the command; 0 when every byte was right."""
+    return demo_real(args) if args.real else _on_mem(args)

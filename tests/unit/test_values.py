@@ -1,0 +1,114 @@
+"""Texts of settings: what is understood, what is refused and how."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shardserver import values
+from shardserver.values import Address, DeviceName, Service
+
+
+@pytest.mark.parametrize(
+    ("text", "us"),
+    [
+        ("1us", 1),
+        ("200ms", 200_000),
+        ("1.5s", 1_500_000),
+        ("2m", 120_000_000),
+        ("1h", 3_600_000_000),
+    ],
+)
+def test_a_duration_is_a_number_with_its_unit(text: str, us: int) -> None:
+    assert values.parse_duration_us(text) == us
+
+
+@pytest.mark.parametrize("text", ["", "1", "2x", "-1s", "1 s", "s", "١s"])
+def test_a_duration_without_a_unit_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(ValueError, match="expected a duration such as 200ms or 1s"):
+        values.parse_duration_us(text)
+
+
+@given(st.integers(min_value=0, max_value=10**12))
+def test_a_duration_survives_its_own_text(us: int) -> None:
+    assert values.parse_duration_us(values.duration_text(us)) == us
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("0", 0), ("65536", 65536), ("256k", 262144), ("1M", 1048576), ("1GiB", 2**30)],
+)
+def test_a_size_may_have_a_unit(text: str, size: int) -> None:
+    assert values.parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "k", "1.5k", "-1", "4g", "1t"])
+def test_a_size_that_is_none_or_too_large_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="expected a size"):
+        values.parse_size(text)
+
+
+def test_an_address_has_a_prefix_or_gets_24() -> None:
+    assert values.parse_address("10.0.0.1/16") == Address(0x0A000001, 16)
+    assert values.parse_address("10.0.0.1").prefix == 24
+    assert str(values.parse_address("10.77.0.1/16")) == "10.77.0.1/16"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "10.0.0", "10.0.0.1/33", "10.0.0.1/", "0.0.0.0", "127.0.0.1", "224.0.0.1", "::1"]
+)
+def test_an_address_that_no_host_can_have_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        values.parse_address(text)
+
+
+@given(st.binary(min_size=6, max_size=6).filter(lambda mac: not mac[0] & 1 and any(mac)))
+def test_a_mac_survives_its_own_text(mac: bytes) -> None:
+    assert values.parse_mac(values.mac_text(mac)) == mac
+
+
+@pytest.mark.parametrize(
+    "text", ["", "01:00:00:00:00:01", "00:00:00:00:00:00", "02:00:00:00:00", "zz"]
+)
+def test_a_mac_of_a_group_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        values.parse_mac(text)
+
+
+def test_services_have_their_usual_ports() -> None:
+    assert values.parse_services("discard, http:8080") == (
+        Service("discard", 9),
+        Service("http", 8080),
+    )
+    assert values.parse_services("") == ()
+    with pytest.raises(ValueError, match="one of echo, discard"):
+        values.parse_service("telnet")
+
+
+def test_cpus_keep_their_order_and_come_once() -> None:
+    assert values.parse_cpus("4,0-2,1") == (4, 0, 1, 2)
+    assert values.parse_cpus("auto") == ()
+    for text in ("", "3-1", "a", "1,,2"):
+        with pytest.raises(ValueError, match="expected auto or a list"):
+            values.parse_cpus(text)
+
+
+def test_workers_are_auto_or_1_to_64() -> None:
+    assert values.parse_workers("auto") == 0
+    assert values.parse_workers("64") == 64
+    for text in ("0", "65", "-1", "two"):
+        with pytest.raises(ValueError, match="expected auto or a number"):
+            values.parse_workers(text)
+
+
+def test_a_device_names_its_backend() -> None:
+    assert values.parse_device("packet:eth0") == DeviceName("packet", "eth0")
+    for text in ("eth0", ":eth0", "mem:", "mem:a b"):
+        with pytest.raises(ValueError, match="expected BACKEND:NAME"):
+            values.parse_device(text)
+
+
+def test_an_instance_name_is_fit_for_a_file() -> None:
+    assert values.parse_instance("web-1.x") == "web-1.x"
+    for text in ("", "../x", "a/b", "-x", "x" * 33):
+        with pytest.raises(ValueError, match="expected a name"):
+            values.parse_instance(text)
