@@ -3,9 +3,10 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
+#include <sys/prctl.h>
 
 #include "service/service.h"
 #include "worker/confine.h"
@@ -300,4 +301,9 @@ int32_t ss_worker_abort_all(struct ss_server *server, uint32_t shard)
 int32_t ss_worker_confine(void)
 {
     return worker_confine();
+}
+
+int32_t ss_die_with_parent(void)
+{
+    return prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) == 0 ? 0 : -errno;
 }

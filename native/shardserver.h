@@ -155,6 +155,8 @@ int32_t ss_worker_drain(struct ss_server *server, uint32_t shard, uint32_t on);
 int32_t ss_worker_abort_all(struct ss_server *server, uint32_t shard);
 /* seccomp filter for a warm worker: no new files, sockets, processes. 0 or -errno. */
 int32_t ss_worker_confine(void);
+/* SIGKILL for this process when its parent ends. A change of uid takes it back. */
+int32_t ss_die_with_parent(void);
 
 /* Any process that inherited the server, at any time, also when the worker is hung or dead. */
 int32_t ss_stats_read(const struct ss_server *server, uint32_t shard, struct ss_shard_stats *stats);

@@ -163,6 +163,7 @@ class Control:
 def main(job: Job) -> int:
     """Runs `control`; returns the exit code."""
     job.close_others()
+    process.die_with(job.instance.pid)
     process.Title("control")
     control = Control(job)
     try:

@@ -32,6 +32,7 @@ class Callbacks:
 
     on_ready: Callable[[], None] = lambda: None
     reopen_logs: Callable[[], None] = lambda: None
+    in_child: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -99,8 +100,9 @@ def _instance_info(parts: Parts) -> InstanceInfo:
 class Builder:
     """Makes the jobs of children; knows what each must close."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, in_child: Callable[[], None]) -> None:
         self._parts = parts
+        self._in_child = in_child
         self._info = _instance_info(parts)
         self._seats = [
             worker.Seat(
@@ -118,6 +120,7 @@ class Builder:
     def _close(self, *listeners: socket.socket) -> None:
         self._parts.lock.close_in_child()
         self._parts.inbox.close_in_child()
+        self._in_child()
         for listener in listeners:
             listener.close()
         if self.supervisor:
@@ -128,6 +131,7 @@ class Builder:
         parts = self._parts
         return worker.Job(
             core=parts.rings.server,
+            parent=self._info.pid,
             seats=self._seats,
             numa=parts.config.numa,
             identity=parts.identity,
@@ -200,7 +204,7 @@ def _tell_ready(parts: Parts, callbacks: Callbacks) -> None:
 
 
 def _supervise(stack: ExitStack, parts: Parts, callbacks: Callbacks) -> None:
-    builder = Builder(parts)
+    builder = Builder(parts, callbacks.in_child)
     device = parts.rings.device
     supervisor = Supervisor(
         parts.shards,

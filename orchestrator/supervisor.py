@@ -11,7 +11,7 @@ import logging
 import selectors
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from orchestrator import lifecycle, shards, watch
@@ -272,9 +272,12 @@ class Supervisor:
                 case StopOrder(mode=mode) if mode in STOP_EVENTS:
                     self.stop(mode)
                 case RestartOrder(shards=numbers):
-                    for shard in self._shards:
-                        if shard.id in numbers:
-                            self._feed(shard, Event.RESTART)
+                    self._restart(numbers)
+
+    def _restart(self, numbers: Collection[int]) -> None:
+        for shard in self._shards:
+            if shard.id in numbers:
+                self._feed(shard, Event.RESTART)
 
     def _signals(self, inbox: Inbox) -> None:
         for number in inbox.take():

@@ -149,7 +149,7 @@ def _add_demo(commands: Any) -> None:
 
 def make() -> tuple[Parser, dict[str, Parser]]:
     """The parser, and that of each command."""
-    from shardserver import load
+    from shardserver.load import add_arguments as add_load_arguments
 
     parser = Parser(
         prog="shardserver",
@@ -164,7 +164,7 @@ def make() -> tuple[Parser, dict[str, Parser]]:
     )
     _add_start(commands)
     _add_clients(commands)
-    load.add_arguments(commands.add_parser("load", help="verified load against a server"))
+    add_load_arguments(commands.add_parser("load", help="verified load against a server"))
     _add_demo(commands)
     return parser, commands.choices
 

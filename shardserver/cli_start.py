@@ -61,10 +61,15 @@ def _dry_run(made: Config, as_json: bool) -> None:
         print("\n".join(main.plan.render(plan, made)))
 
 
-def _serve(made: Config, on_ready: Callable[[], None], reopen_logs: Callable[[], None]) -> None:
+def _serve(
+    made: Config,
+    on_ready: Callable[[], None] = lambda: None,
+    reopen_logs: Callable[[], None] = lambda: None,
+    in_child: Callable[[], None] = lambda: None,
+) -> None:
     main = _orchestrator()
     logs.setup(made.log_format, made.log_level)
-    main.run(made, os.environ, main.Callbacks(on_ready, reopen_logs))
+    main.run(made, os.environ, main.Callbacks(on_ready, reopen_logs, in_child))
 
 
 class _Report(msgspec.Struct, frozen=True):
@@ -96,13 +101,17 @@ def _daemon(made: Config, report_fd: int, log: Path) -> int:
             os.write(report_fd, protocol.encode(what))
             os.close(report_fd)
 
+    def forget() -> None:
+        if not reported:
+            os.close(report_fd)
+
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
     reopen = _log_to(log)
     try:
         reopen()
-        _serve(made, lambda: report(_Report()), reopen)
+        _serve(made, lambda: report(_Report()), reopen, forget)
     except ShardserverError as error:
         logs.get().error("%s", error.message)
         report(_Report(error.word, error.message, error.hint))
@@ -112,8 +121,8 @@ def _daemon(made: Config, report_fd: int, log: Path) -> int:
 
 def _wait_for_report(read_fd: int, log: Path) -> None:
     """Returns when the daemon serves; raises its failure."""
-    with os.fdopen(read_fd, "rb") as reader:
-        data = reader.read()
+    data = os.read(read_fd, protocol.MESSAGE_MAX)  # one write, far below PIPE_BUF
+    os.close(read_fd)
     if not data:
         raise errors.BootFailedError("the server ended while it started", f"its log is {log}")
     report: _Report = protocol.decode(data, _Report)
@@ -148,5 +157,5 @@ def start(args: argparse.Namespace) -> int:
     if args.daemon:
         return _start_daemon(made, args.json)
     sys.stdout.flush()
-    _serve(made, lambda: None, lambda: None)
+    _serve(made)
     return 0

@@ -42,15 +42,20 @@ class RunningServer:
     device: str
 
 
+def _is_ready(name: str) -> bool:
+    try:
+        with client.Client(client.paths_of(name, os.environ), 1.0) as server:
+            return bool(server.request("status")["state"] == "running")
+    except ShardserverError:
+        return False
+
+
 def _wait_ready(process: subprocess.Popen[bytes], name: str, log: Path) -> None:
     end = time.monotonic() + READY_S
     while process.poll() is None and time.monotonic() < end:
-        try:
-            with client.Client(client.paths_of(name, os.environ), 1.0) as server:
-                if server.request("status")["state"] == "running":
-                    return
-        except ShardserverError:
-            time.sleep(0.02)
+        if _is_ready(name):
+            return
+        time.sleep(0.02)
     lines = log.read_text().splitlines()[-8:]
     raise NotRunningError("the demo's server did not start", "its last words: " + " | ".join(lines))
 

@@ -427,6 +427,11 @@ def confine() -> None:
     _raise(load()[1].ss_worker_confine(), None, "confinement of the worker")
 
 
+def die_with_parent() -> None:
+    """SIGKILL for this process when its parent ends; a change of uid takes it back."""
+    _raise(load()[1].ss_die_with_parent(), None, "the wish to end with the parent")
+
+
 class LoadStats:
     """Statistics of a load client, in memory shared with the processes forked later."""
 

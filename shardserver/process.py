@@ -20,6 +20,8 @@ from typing import Any
 
 import multiprocess
 
+from shardserver import native
+
 _CONTEXT = multiprocess.get_context("fork")
 # The parent handles these; a terminal sends them to the whole group.
 _SIGNALS = (
@@ -152,6 +154,16 @@ class Title:
         """A wrong title harms nobody."""
         with contextlib.suppress(OSError):
             os.write(self._fd, title[:15].encode())
+
+
+def die_with(parent: int) -> None:
+    """SIGKILL for this process when its parent is gone, even if it is stopped or hangs.
+
+    A change of uid takes it back, so it comes after that.
+    """
+    native.die_with_parent()
+    if os.getppid() != parent:  # gone before the call
+        os._exit(1)
 
 
 def daemonize() -> int:

@@ -76,6 +76,7 @@ class Job:
     """All that a worker is given. `close_others` closes what is the orchestrator's."""
 
     core: Core
+    parent: int
     seats: Sequence[Seat]
     numa: str
     identity: privileges.Identity
@@ -194,6 +195,7 @@ def _prepare(job: Job) -> tuple[process.Title, list[str]]:
     job.close_others()
     title = process.Title("worker")
     privileges.drop(job.identity)
+    process.die_with(job.parent)
     try:
         job.confine()
     except ShardserverError as error:

@@ -1,4 +1,4 @@
-"""Makes a fresh checkout runnable: virtual environment, dependencies, C core. Standard library only.
+"""Makes a fresh checkout runnable: virtual environment, dependencies, C core. Stdlib only.
 
 bootstrap.py [--group test|lint ...] [--preset release|debug]. Each step says one line; detail goes
 to build/bootstrap.log. What cannot be installed from here is named in one apt line, exit 5. Start
@@ -23,6 +23,7 @@ PYTHON = VENV / "bin" / "python"
 BUILD = ROOT / "build"
 LOG = BUILD / "bootstrap.log"
 EXIT_MISSING = 5
+PROBE = "#include <stdio.h>\n#include <linux/if_packet.h>\nint main(void) { return 0; }\n"
 CA_BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")
 
 
@@ -49,7 +50,7 @@ def compiles() -> bool:
     """True when a C compiler with the C library's headers is there."""
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "probe.c"
-        source.write_text("#include <stdio.h>\n#include <linux/if_packet.h>\nint main(void) { return 0; }\n")
+        source.write_text(PROBE)
         command = ["cc", source, "-o", Path(folder) / "probe"]
         return subprocess.run(command, capture_output=True).returncode == 0
 
@@ -61,7 +62,8 @@ def missing_packages() -> list[str]:
         missing.append("gcc")
     if shutil.which("cc") is None or not compiles():
         missing.append("libc6-dev")
-    if not any(Path(bundle).exists() for bundle in (*CA_BUNDLES, os.environ.get("SSL_CERT_FILE", "/-"))):
+    bundles = (*CA_BUNDLES, os.environ.get("SSL_CERT_FILE", "/-"))
+    if not any(Path(bundle).exists() for bundle in bundles):
         missing.append("ca-certificates")
     return missing
 
@@ -100,10 +102,10 @@ def install_pip() -> None:
     except StepFailed:
         pass
     with tempfile.TemporaryDirectory() as folder:
-        os.chmod(folder, 0o755)  # apt reads it as its own user
+        Path(folder).chmod(0o755)  # apt reads it as its own user
         wheel = pip_wheel_from_apt(Path(folder))
         if wheel is None:
-            say("Python has no ensurepip here, and apt has no python3-pip-whl. Run this, then again:")
+            say("no ensurepip here, and no python3-pip-whl from apt. Run this, then again:")
             print("    apt-get install -y python3-venv")
             sys.exit(EXIT_MISSING)
         run([PYTHON, wheel / "pip", "install", "--no-index", wheel])
@@ -136,7 +138,8 @@ def install_dependencies(groups: Sequence[str]) -> None:
         return
     make_venv()
     packages = requirements(groups)
-    say(f"installing {len(packages)} packages ({', '.join(p.split('>')[0].split('=')[0] for p in packages)})")
+    names = ", ".join(package.split(">")[0].split("=")[0] for package in packages)
+    say(f"installing {len(packages)} packages ({names})")
     run([PYTHON, "-m", "pip", "install", "--quiet", *packages])
     link_package()
     stamp.write_text(wanted)
@@ -189,11 +192,11 @@ def place_library(library: Path) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--group", action="append", default=[], help="dependency group of pyproject.toml")
+    parser.add_argument("--group", action="append", default=[], help="a dependency group")
     parser.add_argument("--preset", default="release", help="CMake preset to build (release)")
     parser.add_argument("--target", default="shardserver", help="what to build (shardserver, all)")
     options = parser.parse_args()
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 (run by whatever python3 is there)
         say(f"Python 3.11 or newer is needed; this is {sys.version.split()[0]}")
         return EXIT_MISSING
     missing = missing_packages()

@@ -17,7 +17,7 @@ enum {
     MEM_MAGIC = 0x6d656d31,
     MEM_LINKS_MAX = 32,
     MEM_SIDES_MAX = PORT_RINGS_MAX + MEM_LINKS_MAX,
-    MEM_CELLS = 1024,    /* per lane, a power of two */
+    MEM_CELLS = 1024,     /* per lane, a power of two */
     MEM_STALL_US = 10000, /* how long a full lane may hold its sender */
     MEM_FRAGS_MAX = 64,
 };
