@@ -36,6 +36,9 @@ class ControlLink:
             ours.close()
             self._later(f"fork failed: {error.strerror}")
             return
+        except BaseException:
+            ours.close()
+            raise
         finally:
             theirs.close()
         self.channel = Channel(ours, FromControl)

@@ -92,7 +92,7 @@ def fork_worker(make_job: MakeJob) -> Running:
     try:
         job = make_job(theirs, write_end)
         child = process.fork(run, "worker")
-    except OSError:
+    except BaseException:
         ours.close()
         os.close(read_end)
         raise

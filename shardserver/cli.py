@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from shardserver import cli_parser, protocol
-from shardserver.errors import InterruptedByUserError, ShardserverError
+from shardserver.errors import InterruptedByUserError, ShardserverError, from_os_error
 
 
 def _start(args: Any) -> int:
@@ -88,8 +88,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     except ShardserverError as error:
         return report(error, as_json)
-    except KeyboardInterrupt:
-        return report(InterruptedByUserError("interrupted"), as_json)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader has seen enough
         return 128 + signal.SIGPIPE
+    except OSError as error:
+        return report(from_os_error(error), as_json)
+    except KeyboardInterrupt:
+        return report(InterruptedByUserError("interrupted"), as_json)

@@ -113,10 +113,14 @@ def _daemon(made: Config, report_fd: int, log: Path) -> int:
         reopen()
         _serve(made, lambda: report(_Report()), reopen, forget)
     except ShardserverError as error:
-        logs.get().error("%s", error.message)
-        report(_Report(error.word, error.message, error.hint))
-        return error.exit_code
-    return 0
+        failure = error
+    except OSError as error:
+        failure = errors.from_os_error(error)
+    else:
+        return 0
+    logs.get().error("%s", failure.message)
+    report(_Report(failure.word, failure.message, failure.hint))
+    return failure.exit_code
 
 
 def _wait_for_report(read_fd: int, log: Path) -> None:

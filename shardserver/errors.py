@@ -154,6 +154,20 @@ def from_errno(code: int, message: str, hint: str = "") -> ShardserverError:
     return _BY_ERRNO.get(code, ShardserverError)(message, hint)
 
 
+def from_os_error(error: OSError) -> ShardserverError:
+    """The exception for what the system refused and nobody nearer had words for."""
+    what = f"{error.filename}: " if error.filename else ""
+    hints = {
+        errno.EMFILE: "raise the limit of open files: ulimit -n 1024",
+        errno.ENFILE: "too many files are open on this machine",
+        errno.EAGAIN: "the limit of processes is reached: ulimit -u",
+        errno.ENOMEM: "give lower --conns-max and --chunks-max",
+        errno.ENOSPC: "free some space",
+    }
+    number = error.errno or 0
+    return from_errno(number, f"{what}{error.strerror or error}", hints.get(number, ""))
+
+
 def from_word(word: str, message: str, hint: str = "") -> ShardserverError:
     """The exception whose JSON word is `word`: errors travel over the control channel by it."""
     for kind in _ALL:

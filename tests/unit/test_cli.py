@@ -1,0 +1,168 @@
+"""The command line: words, exit codes, one clear line for what is wrong."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from serving import ROOT
+
+from shardserver import cli, cli_parser, cli_show, cli_start
+from shardserver.errors import UsageError
+
+COMMANDS = ("start", "stop", "status", "stats", "restart", "load", "demo")
+
+
+@pytest.fixture(autouse=True)
+def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    with tempfile.TemporaryDirectory(prefix="ss") as name:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", name)
+        monkeypatch.delenv("RUNTIME_DIRECTORY", raising=False)
+        yield name
+
+
+def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
+    code = cli.main(argv)
+    done = capsys.readouterr()
+    return code, done.out, done.err
+
+
+def test_the_bare_command_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys)
+    assert code == 0
+    assert "shardserver demo" in out
+    assert out.count("\n  shardserver ") == 6
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([command, "-h"])
+    assert ended.value.code == 0
+    assert f"usage: shardserver {command}" in capsys.readouterr().out
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["--version"])
+    assert capsys.readouterr().out.startswith("shardserver 0.")
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "line"),
+    [
+        (["sta"], 2, 'error: "sta" is not a command\n       did you mean start, status, stats?'),
+        (["stats"], 3, 'error: no server named "default" is running (looked at '),
+        (["stop", "-n", "web"], 3, 'error: no server named "web" is running'),
+        (["status", "-n", "a/b"], 2, "error: --name a/b: expected a name"),
+        (["start", "--worker", "4"], 2,
+         "error: unrecognized option --worker (did you mean --workers?)"),
+        (["start", "--port", "0"], 2, 'error: --port "0": expected a TCP port from 1 to 65535'),
+        (["start"], 2, "error: no device"),
+        (["start", "a", "b", "c", "7", "x"], 2, 'error: unexpected argument "x"'),
+        (["start", "lo", "--iface", "eth0"], 2, "error: iface is given twice"),
+        (["start", "--device", "mem:x", "--iface", "lo"], 78, "error: --iface lo and --device"),
+        (["start", "--device", "netmap:lo", "--ip", "10.0.0.9"], 6,
+         "error: netmap:lo: the backend netmap is not in this build"),
+        (["start", "--iface", "nosuch0", "--ip", "10.0.0.9"], 6,
+         "error: packet:nosuch0: this network namespace has no interface nosuch0"),
+        (["start", "-c", "/nonexistent.toml"], 78, "error: /nonexistent.toml: cannot be read"),
+        (["load"], 2, "error: the following arguments are required: TARGET"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_one_line_and_an_exit_code(
+    argv: list[str], code: int, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found, out, err = run(capsys, *argv)
+    assert (found, out) == (code, "")
+    assert err.startswith(line)
+    assert err.count("\n") <= 2
+
+
+def test_errors_are_json_when_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, "stats", "--json")
+    assert (code, err) == (3, "")
+    document = json.loads(out)
+    assert (document["schema"], document["error"]["code"]) == (1, "not_running")
+    assert "shardserver start" in document["error"]["hint"]
+
+
+def test_a_file_with_an_unknown_key_names_the_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_text("[server]\nworker = 4\n")
+    code, _, err = run(capsys, "start", "-c", str(path))
+    assert code == 78
+    assert f'{path}:2: [server] unknown key "worker"; did you mean "workers"?' in err
+
+
+def test_a_dry_run_prints_the_plan(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "start", "--device", "mem:x", "--workers", "2", "--dry-run")
+    assert code == 0
+    assert "shard 1   ring mem:x-1" in out
+    code, out, _ = run(
+        capsys, "start", "--device", "mem:x", "--workers", "2", "--dry-run", "--json"
+    )
+    assert [shard["ring"] for shard in json.loads(out)["shards"]] == ["mem:x-0", "mem:x-1"]
+
+
+def test_the_originals_four_positionals_are_taken() -> None:
+    args = cli_parser.parse(["start", "eth0", "02:00:00:00:00:01", "10.0.0.1", "7777"])
+    made = cli_start.read_config(args, {})
+    assert (made.iface, made.port) == ("eth0", 7777)
+    assert (made.mac, made.ip.ip if made.ip else 0) == (bytes([2, 0, 0, 0, 0, 1]), 0x0A000001)
+
+
+def test_every_setting_has_its_flag() -> None:
+    _, commands = cli_parser.make()
+    for setting in cli_start.config.SETTINGS:
+        assert setting.flag in commands["start"].options()
+
+
+def test_unknown_options_are_matched_with_known_ones() -> None:
+    with pytest.raises(UsageError, match="did you mean --duration"):
+        cli_parser.parse(["demo", "--duratoin", "1s"])
+
+
+def test_numbers_are_short() -> None:
+    assert [cli_show.short(n) for n in (0, 9999, 41200, 1.3e6, 2e9, 3e12)] == [
+        "0", "9999", "41.2k", "1.3M", "2.0G", "3.0T",
+    ]  # fmt: skip
+
+
+def test_a_closed_pipe_is_no_traceback(runtime: str) -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m shardserver start -h | head -1",
+        shell=True, capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert "Traceback" not in done.stderr
+
+
+def test_a_missing_server_is_told_at_once(runtime: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "shardserver", "status"],
+        capture_output=True, text=True, check=False, timeout=10,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr.count("\n")) == (3, 2)
+
+
+def test_the_library_that_is_not_built_is_one_line() -> None:
+    code = (
+        "from shardserver import native, cli; from pathlib import Path;"
+        "native.LIBRARY = Path('/nonexistent/libshardserver.so');"
+        "raise SystemExit(cli.main(['start', '--device', 'mem:x']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "cannot be loaded: it is missing" in done.stderr
+    assert "run: make" in done.stderr
