@@ -165,7 +165,9 @@ def from_os_error(error: OSError) -> ShardserverError:
         errno.ENOSPC: "free some space",
     }
     number = error.errno or 0
-    return from_errno(number, f"{what}{error.strerror or error}", hints.get(number, ""))
+    refused = number in (errno.EPERM, errno.EACCES)
+    kind = NoPermissionError if refused else ShardserverError
+    return kind(f"{what}{error.strerror or error}", hints.get(number, ""))
 
 
 def from_word(word: str, message: str, hint: str = "") -> ShardserverError:

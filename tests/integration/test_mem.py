@@ -1,0 +1,104 @@
+"""The whole server on the software NIC, through the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+
+import pytest
+import running
+
+SERVER = ("--device", f"mem:t{os.getpid()}")
+TARGET = f"mem:t{os.getpid()}"
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_every_byte_comes_back_and_every_shard_takes_part(workers: int) -> None:
+    with running.server(*SERVER, "--workers", str(workers)) as server:
+        document = server.load(TARGET, "-c", "100", "-d", "1s")
+        assert running.no_errors(document)
+        assert document["connections"] == document["finished"] == 100
+        assert document["messages"] > 1000
+        assert all(shard["rx_frames"] > 0 for shard in document["shards"])
+        assert running.books_agree(server.stats())
+
+
+def test_a_thousand_connections_at_once() -> None:
+    with running.server(*SERVER, "--workers", "2") as server:
+        document = server.load(TARGET, "-c", "1000", "-d", "2s")
+        assert running.no_errors(document)
+        assert document["finished"] == 1000
+
+
+def test_ten_thousand_connections_send_a_thousand_bytes_each() -> None:
+    with running.server(*SERVER, "--workers", "2") as server:
+        document = server.load(TARGET, "-c", "10000", "--messages", "1", "-s", "1000", "-d", "40s")
+        assert running.no_errors(document)
+        assert document["finished"] == 10000
+        assert document["bytes"] == 10_000_000
+
+
+def test_a_bad_wire_loses_no_byte() -> None:
+    faults = "drop=5%,reorder=5%,dup=2%,corrupt=0.1%"
+    with running.server(*SERVER, "--workers", "2") as server:
+        words = ("-c", "50", "--messages", "20", "-s", "4000", "-d", "60s", "--faults", faults)
+        document = server.load(TARGET, *words, timeout=90)
+        assert running.no_errors(document)
+        assert document["bytes"] == 50 * 20 * 4000
+        stats = server.stats()
+        assert running.books_agree(stats)
+        assert stats["total"]["verdicts"]["tcp_bad_checksum"] > 0
+
+
+def test_large_messages_pass_through_small_buffers() -> None:
+    with running.server(*SERVER, "--workers", "2") as server:
+        document = server.load(TARGET, "-c", "8", "-s", "300k", "--messages", "10", "-d", "40s")
+        assert running.no_errors(document)
+        assert document["finished"] == 8
+
+
+def test_stopping_leaves_nothing_and_a_missing_server_is_one_line() -> None:
+    with running.server(*SERVER, "--workers", "1") as server:
+        name = server.name
+    done = server.run("stats", "-n", name)
+    assert done.returncode == 3
+    assert done.stderr.startswith(f'error: no server named "{name}" is running')
+
+
+def test_a_taken_device_and_a_taken_name_are_refused() -> None:
+    with running.server(*SERVER, "--workers", "1") as server:
+        same = server.run("start", "-D", "-n", server.name, *SERVER)
+        assert same.returncode == 1
+        assert "is running" in same.stderr
+        other = server.run("start", "-D", "-n", f"{server.name}b", *SERVER)
+        assert other.returncode in (1, 6)
+        assert TARGET in other.stderr
+
+
+def test_nobody_at_the_target_is_one_line() -> None:
+    done = subprocess.run(
+        [*running.COMMAND, "load", "mem:nobody-here", "-d", "1s"],
+        cwd=running.ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 3
+    assert "no such device" in done.stderr
+
+
+def test_the_demo_is_exact_and_quick() -> None:
+    done = subprocess.run(
+        [*running.COMMAND, "demo", "--json", "-d", "1s"],
+        cwd=running.ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    document = json.loads(done.stdout)
+    assert done.returncode == 0
+    assert running.no_errors(document)
+    assert len(document["shards"]) >= 2

@@ -1,0 +1,135 @@
+"""Linux's own TCP as the client, over veth with its offloads at their defaults (AF_PACKET)."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import netns
+import pytest
+import running
+
+pytestmark = [
+    pytest.mark.net,
+    pytest.mark.skipif(netns.unavailable() is not None, reason=netns.unavailable() or ""),
+]
+
+SERVICES = ("--service", "discard:9", "--service", "daytime:13", "--service", "http:80")
+
+
+@contextmanager
+def server_on(wire: netns.Wire, workers: int, device: str = "") -> Iterator[running.Server]:
+    words = ["--device", device or f"packet:{wire.server_if}", "--workers", str(workers)]
+    words += ["--ip", f"{wire.service}/24", *SERVICES]
+    prefix = netns.server_argv(wire, [])
+    with running.server(*words, prefix=prefix, client_prefix=netns.client_argv(wire, [])) as made:
+        yield made
+
+
+def ask(wire: netns.Wire, tcp_port: int, say: bytes) -> bytes:
+    """What netcat gets: it sends, half-closes, and reads to the end."""
+    command = netns.client_argv(wire, ["nc", "-N", "-w", "5", wire.service, str(tcp_port)])
+    return subprocess.run(command, input=say, capture_output=True, timeout=20, check=True).stdout
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_a_thousand_linux_clients_get_ten_million_bytes_back(workers: int) -> None:
+    with netns.wire() as wire, server_on(wire, workers) as server:
+        words = (f"{wire.service}:7", "-c", "1000", "-s", "10000", "--messages", "1", "-d", "40s")
+        document = server.load(*words)
+        assert running.no_errors(document)
+        assert document["bytes"] == 10_000_000
+        assert document["finished"] == 1000
+        stats = server.stats()
+        assert all(shard["connections"]["accepted"] > 0 for shard in stats["shards"])
+        assert running.books_agree(stats)
+        assert not netns.listening(wire), "the kernel itself listens"
+
+
+def test_netcat_and_curl_are_served() -> None:
+    text = b"".join(b"line %d of a conversation\n" % i for i in range(2000))
+    with netns.wire() as wire, server_on(wire, 2):
+        assert ask(wire, 7, text) == text  # half-close echoes everything, then FINs
+        assert ask(wire, 9, text) == b""
+        assert b"UTC" in ask(wire, 13, b"")
+        page = netns.run_in_client(wire, ["curl", "-s", f"http://{wire.service}/"])
+        assert page == "Hello, shard.\n"
+        pinged = netns.run_in_client(wire, ["ping", "-c", "2", "-i", "0.2", wire.service])
+        assert " 0% packet loss" in pinged
+
+
+def test_a_flow_that_changes_its_queue_lives_on() -> None:
+    with (
+        netns.wire() as wire,
+        server_on(wire, 4, f"packet:{wire.server_if}:queue") as server,
+    ):
+        flow = netns.sockets_in(wire.client_ns, family=socket.AF_INET, type=socket.SOCK_STREAM)[0]
+        with flow:
+            flow.settimeout(10)
+            flow.connect((wire.service, 7))
+            for turn in range(40):
+                netns.move_flow(wire, turn % wire.queues)
+                say = b"turn %d" % turn * 50
+                flow.sendall(say)
+                got = b""
+                while len(got) < len(say):
+                    got += flow.recv(len(say) - len(got))
+                assert got == say
+            total = server.stats()["total"]
+        assert total["steered"]["in"] > 0
+        assert total["connections"]["reset"] == 0
+        assert total["verdicts"]["tcp_no_connection"] == 0
+
+
+def test_load_with_changing_queues_is_exact() -> None:
+    with (
+        netns.wire() as wire,
+        server_on(wire, 4, f"packet:{wire.server_if}:queue") as server,
+    ):
+        load = server.load_in_background(f"{wire.service}:7", "-c", "100", "-d", "3s")
+        for turn in range(20):
+            netns.move_flow(wire, turn % wire.queues)
+        out, _ = load.communicate(timeout=60)
+        assert load.returncode == 0, out
+
+
+def test_two_clients_never_see_each_others_bytes() -> None:
+    with netns.wire() as wire, server_on(wire, 2):
+        kind = {"family": socket.AF_INET, "type": socket.SOCK_STREAM}
+        one, two, three = netns.sockets_in(wire.client_ns, 3, **kind)
+        with one, two, three:
+            for each in (one, two, three):
+                each.settimeout(10)
+                each.connect((wire.service, 7))
+            for turn in range(100):
+                one.sendall(b"A" * 100)
+                two.sendall(b"B" * 100)
+                if turn == 50:  # one client's reset touches nobody else
+                    three.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0" + bytes(4))
+                    three.close()
+                assert two.recv(100, socket.MSG_WAITALL) == b"B" * 100
+                assert one.recv(100, socket.MSG_WAITALL) == b"A" * 100
+
+
+def test_a_slow_reader_closes_the_window_and_loses_nothing() -> None:
+    with netns.wire() as wire, server_on(wire, 1) as server:
+        flow = netns.sockets_in(wire.client_ns, family=socket.AF_INET, type=socket.SOCK_STREAM)[0]
+        with flow:
+            flow.settimeout(0.5)
+            flow.connect((wire.service, 7))
+            sent = 0
+            try:
+                while sent < 50_000_000:
+                    sent += flow.send(b"x" * 65536)
+            except TimeoutError:
+                pass
+            assert sent < 50_000_000, "the server took everything: its memory has no bound"
+            flow.settimeout(10)
+            flow.shutdown(socket.SHUT_WR)
+            got = 0
+            while data := flow.recv(1 << 20):
+                got += len(data)
+            assert got == sent
+        assert running.books_agree(server.stats())
