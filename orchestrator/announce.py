@@ -66,7 +66,7 @@ class Announcer:
             self.event(logging.WARNING, "worker_warning", f"shard {shard.id}: {warning}", shard.id)
         if ready.generation <= 1:
             return
-        gap_ms = (time.monotonic() - shard.died_s) * 1000
+        gap_ms = (ready.at_s - shard.died_s) * 1000
         self.event(
             logging.INFO,
             "worker_adopted",
@@ -76,4 +76,5 @@ class Announcer:
             adopted=ready.adopted,
             dropped=ready.dropped,
             gap_ms=round(gap_ms, 2),
+            adoption_ms=round(ready.took_us / 1000, 2),
         )

@@ -93,13 +93,14 @@ class RestartOrder(msgspec.Struct, frozen=True, tag=True):
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
-    """Worker to orchestrator: it serves. `unconfined` says why there is no seccomp filter."""
+    """Worker to orchestrator: it serves, since `at_s` of the monotonic clock."""
 
     adopted: int
     dropped: int
     undone_lines: int
     generation: int
     took_us: int
+    at_s: float
     warnings: list[str] = []
 
 

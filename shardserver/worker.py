@@ -18,6 +18,7 @@ import os
 import select
 import socket
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -40,7 +41,7 @@ from shardserver.protocol import (
 )
 
 SLICE_US = 50_000
-FIRST_SLICE_US = 1_000
+FIRST_SLICE_US = 200
 EXIT_BOOT_FAILED = 3
 EXIT_PORT_DEAD = 6
 EXIT_ORPHAN = 9
@@ -203,6 +204,14 @@ def _prepare(job: Job) -> tuple[process.Title, list[str]]:
     return title, []
 
 
+def _warm(job: Job) -> None:
+    """Touches what a take-over will touch: a forked process pays for each page at its first use."""
+    for message in (Take(0), Ready(0, 0, 0, 0, 0, 0.0)):
+        protocol.decode(protocol.encode(message), ToWorker | Ready)
+    job.core.pulse(0)
+    time.monotonic()
+
+
 def _wait_for_seat(job: Job, channel: Channel) -> Seat | None:
     """The seat to take; None when there will be none."""
     poller = select.poll()
@@ -219,23 +228,25 @@ def _wait_for_seat(job: Job, channel: Channel) -> Seat | None:
                 return None
 
 
-def _take(job: Job, seat: Seat) -> tuple[Adoption, list[str]]:
-    """Adopts the shard and serves a first slice."""
+def _take(job: Job, seat: Seat) -> Adoption:
+    """Adopts the shard and serves a first slice, wherever the scheduler has put us."""
     core = job.core
     core.set_state(seat.shard, ShardWord.ADOPTING)
-    warnings = [
-        affinity.pin(seat.cpu),
-        affinity.bind_memory(seat.memory, seat.node, job.numa),
-    ]
-    core.keep_only(seat.shard)
     adoption = core.adopt(seat.shard)
     core.run(seat.shard, FIRST_SLICE_US)
     core.set_state(seat.shard, ShardWord.RUNNING)
-    return adoption, [warning for warning in warnings if warning]
+    return adoption
 
 
 def _settle(job: Job, seat: Seat, endpoint: Endpoint, title: process.Title) -> None:
     """What could wait until the shard serves."""
+    for warning in (
+        affinity.pin(seat.cpu),
+        affinity.bind_memory(seat.memory, seat.node, job.numa),
+    ):
+        if warning:
+            sys.stderr.write(f"{warning}\n")
+    job.core.keep_only(seat.shard)
     endpoint.bind(seat.listener, seat.endpoint)
     for other in job.seats:
         if other is not seat:
@@ -244,17 +255,17 @@ def _settle(job: Job, seat: Seat, endpoint: Endpoint, title: process.Title) -> N
 
 
 def _serve(
-    job: Job, channel: Channel, endpoint: Endpoint, title: process.Title, prepared: list[str]
+    job: Job, channel: Channel, endpoint: Endpoint, title: process.Title, warnings: list[str]
 ) -> int:
     seat = _wait_for_seat(job, channel)
     if seat is None:
         return 0
     try:
-        adoption, warnings = _take(job, seat)
+        adoption = _take(job, seat)
     except (ShardserverError, OSError) as error:
         sys.stderr.write(f"shard {seat.shard} cannot start: {error}\n")
         return EXIT_BOOT_FAILED
-    channel.send(Ready(**vars(adoption), warnings=[*prepared, *warnings]))
+    channel.send(Ready(**vars(adoption), at_s=time.monotonic(), warnings=warnings))
     _settle(job, seat, endpoint, title)
     try:
         return Worker(job.core, seat.shard, channel).loop(endpoint)
@@ -267,6 +278,7 @@ def main(job: Job) -> int:
     """A worker from its fork to its end; returns the process's exit code."""
     title, warnings = _prepare(job)
     endpoint = Endpoint()
+    _warm(job)
     try:
         return _serve(job, Channel(job.channel, ToWorker), endpoint, title, warnings)
     finally:

@@ -60,24 +60,37 @@ def test_netcat_and_curl_are_served() -> None:
         assert " 0% packet loss" in pinged
 
 
+@contextmanager
+def flows(wire: netns.Wire, count: int, tcp_port: int = 7) -> Iterator[list[socket.socket]]:
+    """Connections of the client's kernel to the service."""
+    kind = {"family": socket.AF_INET, "type": socket.SOCK_STREAM}
+    opened = netns.sockets_in(wire.client_ns, count, **kind)
+    try:
+        for flow in opened:
+            flow.settimeout(10)
+            flow.connect((wire.service, tcp_port))
+        yield opened
+    finally:
+        for flow in opened:
+            flow.close()
+
+
+def echo(flow: socket.socket, say: bytes) -> bool:
+    """Whether what is said comes back."""
+    flow.sendall(say)
+    return flow.recv(len(say), socket.MSG_WAITALL) == say
+
+
 def test_a_flow_that_changes_its_queue_lives_on() -> None:
     with (
         netns.wire() as wire,
         server_on(wire, 4, f"packet:{wire.server_if}:queue") as server,
+        flows(wire, 1) as (flow,),
     ):
-        flow = netns.sockets_in(wire.client_ns, family=socket.AF_INET, type=socket.SOCK_STREAM)[0]
-        with flow:
-            flow.settimeout(10)
-            flow.connect((wire.service, 7))
-            for turn in range(40):
-                netns.move_flow(wire, turn % wire.queues)
-                say = b"turn %d" % turn * 50
-                flow.sendall(say)
-                got = b""
-                while len(got) < len(say):
-                    got += flow.recv(len(say) - len(got))
-                assert got == say
-            total = server.stats()["total"]
+        for turn in range(40):
+            netns.move_flow(wire, turn % wire.queues)
+            assert echo(flow, b"turn %d" % turn * 50)
+        total = server.stats()["total"]
         assert total["steered"]["in"] > 0
         assert total["connections"]["reset"] == 0
         assert total["verdicts"]["tcp_no_connection"] == 0
@@ -96,40 +109,41 @@ def test_load_with_changing_queues_is_exact() -> None:
 
 
 def test_two_clients_never_see_each_others_bytes() -> None:
-    with netns.wire() as wire, server_on(wire, 2):
-        kind = {"family": socket.AF_INET, "type": socket.SOCK_STREAM}
-        one, two, three = netns.sockets_in(wire.client_ns, 3, **kind)
-        with one, two, three:
-            for each in (one, two, three):
-                each.settimeout(10)
-                each.connect((wire.service, 7))
-            for turn in range(100):
-                one.sendall(b"A" * 100)
-                two.sendall(b"B" * 100)
-                if turn == 50:  # one client's reset touches nobody else
-                    three.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0" + bytes(4))
-                    three.close()
-                assert two.recv(100, socket.MSG_WAITALL) == b"B" * 100
-                assert one.recv(100, socket.MSG_WAITALL) == b"A" * 100
+    with netns.wire() as wire, server_on(wire, 2), flows(wire, 3) as (one, two, three):
+        for turn in range(100):
+            one.sendall(b"A" * 100)
+            two.sendall(b"B" * 100)
+            if turn == 50:  # one client's reset touches nobody else
+                three.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+                three.close()
+            assert two.recv(100, socket.MSG_WAITALL) == b"B" * 100
+            assert one.recv(100, socket.MSG_WAITALL) == b"A" * 100
+
+
+def push(flow: socket.socket, most: int) -> int:
+    """Sends without reading until the server takes no more; how much it took."""
+    sent = 0
+    flow.settimeout(0.5)
+    try:
+        while sent < most:
+            sent += flow.send(b"x" * 65536)
+    except TimeoutError:
+        flow.settimeout(10)
+    return sent
+
+
+def drain(flow: socket.socket) -> int:
+    """Reads to the end; how much came."""
+    got = 0
+    while data := flow.recv(1 << 20):
+        got += len(data)
+    return got
 
 
 def test_a_slow_reader_closes_the_window_and_loses_nothing() -> None:
-    with netns.wire() as wire, server_on(wire, 1) as server:
-        flow = netns.sockets_in(wire.client_ns, family=socket.AF_INET, type=socket.SOCK_STREAM)[0]
-        with flow:
-            flow.settimeout(0.5)
-            flow.connect((wire.service, 7))
-            sent = 0
-            try:
-                while sent < 50_000_000:
-                    sent += flow.send(b"x" * 65536)
-            except TimeoutError:
-                pass
-            assert sent < 50_000_000, "the server took everything: its memory has no bound"
-            flow.settimeout(10)
-            flow.shutdown(socket.SHUT_WR)
-            got = 0
-            while data := flow.recv(1 << 20):
-                got += len(data)
-            assert got == sent
+    with netns.wire() as wire, server_on(wire, 1) as server, flows(wire, 1) as (flow,):
+        sent = push(flow, 50_000_000)
+        assert sent < 50_000_000, "the server took everything: its memory has no bound"
+        flow.shutdown(socket.SHUT_WR)
+        assert drain(flow) == sent
         assert running.books_agree(server.stats())

@@ -45,7 +45,16 @@ def test_what_the_orchestrator_says_arrives(message: object) -> None:
 
 @given(
     st.one_of(
-        st.builds(Ready, numbers, numbers, numbers, numbers, numbers, st.lists(texts, max_size=3)),
+        st.builds(
+            Ready,
+            numbers,
+            numbers,
+            numbers,
+            numbers,
+            numbers,
+            st.floats(0, 1e9),
+            st.lists(texts, max_size=3),
+        ),
         st.builds(Drained),
         st.builds(Aborted, numbers),
     )

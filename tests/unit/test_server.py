@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import zmq
 from serving import Serving, children, wait_for
 
 from shardserver import native
@@ -165,4 +166,23 @@ def test_a_killed_server_can_be_started_again_at_once(server: Serving) -> None:
         server.wait()
         server.log_path.unlink()
     server.start()
+    assert server.json("status")["state"] == "running"
+
+
+def test_a_killed_orchestrator_takes_even_stopped_workers_along(server: Serving) -> None:
+    server.start()
+    os.kill(server.worker(0), signal.SIGSTOP)
+    server.signal(signal.SIGKILL)
+    server.wait()
+    wait_for(lambda: not server.processes(), "nobody is left")
+
+
+def test_random_bytes_on_the_control_socket_harm_nobody(server: Serving) -> None:
+    server.start()
+    with zmq.Context() as context, context.socket(zmq.DEALER) as hostile:
+        hostile.setsockopt(zmq.LINGER, 0)
+        hostile.connect(f"ipc://{server.run_directory}/default.control")
+        for data in (b"", b"\xff" * 100, b"[" * 60000, b"{" * 100000):
+            hostile.send(data)
+        hostile.send_multipart([b"a", b"b", b"c"])
     assert server.json("status")["state"] == "running"
