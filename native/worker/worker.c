@@ -119,8 +119,7 @@ static void publish(struct stack *stack)
 {
     struct stats_page *stats = stack->stats;
 
-    stats_set(stats, COUNTER_conns_active,
-              stack->shared->conns_active - stack->shared->time_wait);
+    stats_set(stats, COUNTER_conns_active, stack->shared->conns_active - stack->shared->time_wait);
     stats_set(stats, COUNTER_conns_time_wait, stack->shared->time_wait);
     stats_set(stats, COUNTER_chunks_free, stack->shared->chunk_free_n);
     stats->heartbeat++;
