@@ -83,7 +83,8 @@ def on_veth(options: argparse.Namespace) -> None:
                 flush=True,
             )
     print(
-        f"veth, {options.connections} connections, packet/epoll: median {statistics.median(ratios):.3f}"
+        f"veth, {options.connections} connections, packet/epoll:"
+        f" median {statistics.median(ratios):.3f}"
         f" ({min(ratios):.3f} to {max(ratios):.3f}, {len(ratios)} pairs)"
     )
 
