@@ -16,7 +16,7 @@ enum {
     ARENA_MAGIC = 0x53485244,
     ARENA_VERSION = 1,
     UNDO_LINES_MAX = 2048,    /* lines one transaction may change */
-    UNDO_SAVED_ENTRIES = 128, /* lines remembered as saved, a power of two */
+    UNDO_SAVED_ENTRIES = 512, /* lines remembered as saved, a power of two */
 };
 
 struct undo_log {

@@ -4,17 +4,40 @@
 #include <arpa/inet.h>
 #include <string.h>
 
+#include "base/wire.h"
+
 enum {
     BLOCK = 32,
+    COPY_LONG = 256,
 };
 
-/* Two 64-bit words added into 128 bits: the carries collect in the upper half. */
-static inline unsigned __int128 add_words(unsigned __int128 sum, const uint8_t *bytes)
+/* Copies eight bytes, and returns them. */
+static inline uint64_t copy64(uint8_t *to, const uint8_t *from)
 {
-    uint64_t word[4];
+    uint64_t word = load_u64(from);
 
-    memcpy(word, bytes, sizeof(word));
-    return sum + word[0] + word[1] + word[2] + word[3];
+    memcpy(to, &word, sizeof(word));
+    return word;
+}
+
+/* Up to seven bytes. */
+static inline uint64_t load_tail(const uint8_t *bytes, size_t len)
+{
+    uint64_t sum = 0;
+    uint64_t tail = 0;
+
+    if (len >= 4) {
+        uint32_t half;
+
+        memcpy(&half, bytes, sizeof(half));
+        sum = half;
+        bytes += 4;
+        len -= 4;
+    }
+    if (len > 0) {
+        memcpy(&tail, bytes, len);
+    }
+    return sum + tail;
 }
 
 /* Whole blocks: 32-bit halves added into 64-bit lanes, which the compiler turns into vectors. */
@@ -38,7 +61,6 @@ uint64_t csum_add(const void *data, size_t len, uint64_t start)
 {
     const uint8_t *bytes = data;
     unsigned __int128 sum = start;
-    uint64_t tail = 0;
 
     if (len >= 256) {
         size_t blocks = len / BLOCK;
@@ -48,26 +70,39 @@ uint64_t csum_add(const void *data, size_t len, uint64_t start)
         len -= blocks * BLOCK;
     }
     for (; len >= BLOCK; len -= BLOCK, bytes += BLOCK) {
-        sum = add_words(sum, bytes);
+        sum += load_u64(bytes);
+        sum += load_u64(bytes + 8);
+        sum += load_u64(bytes + 16);
+        sum += load_u64(bytes + 24);
     }
     for (; len >= 8; len -= 8, bytes += 8) {
-        uint64_t word;
+        sum += load_u64(bytes);
+    }
+    sum += load_tail(bytes, len);
+    return csum_carry((uint64_t)sum, (uint64_t)(sum >> 64));
+}
 
-        memcpy(&word, bytes, sizeof(word));
-        sum += word;
-    }
-    if (len >= 4) {
-        uint32_t half;
+uint64_t csum_copy(void *dst, const void *src, size_t len)
+{
+    const uint8_t *from = src;
+    uint8_t *to = dst;
+    unsigned __int128 sum = 0;
 
-        memcpy(&half, bytes, sizeof(half));
-        sum += half;
-        bytes += 4;
-        len -= 4;
+    if (len >= COPY_LONG) {
+        memcpy(dst, src, len);
+        return csum_add(dst, len, 0);
     }
-    if (len > 0) { /* up to three bytes */
-        memcpy(&tail, bytes, len);
-        sum += tail;
+    for (; len >= BLOCK; len -= BLOCK, from += BLOCK, to += BLOCK) {
+        sum += copy64(to, from);
+        sum += copy64(to + 8, from + 8);
+        sum += copy64(to + 16, from + 16);
+        sum += copy64(to + 24, from + 24);
     }
+    for (; len >= 8; len -= 8, from += 8, to += 8) {
+        sum += copy64(to, from);
+    }
+    memcpy(to, from, len);
+    sum += load_tail(from, len);
     return csum_carry((uint64_t)sum, (uint64_t)(sum >> 64));
 }
 

@@ -6,6 +6,8 @@
 
 /* Adds `len` bytes, which begin at an even place of the checksummed data, to an unfolded sum. */
 uint64_t csum_add(const void *data, size_t len, uint64_t sum);
+/* Copies and returns the unfolded sum of what was copied. */
+uint64_t csum_copy(void *dst, const void *src, size_t len);
 /* The pseudo-header of IPv4 (RFC 9293 section 3.1); addresses in network order, `len` in bytes. */
 uint64_t csum_pseudo(uint32_t src, uint32_t dst, uint8_t proto, uint32_t len);
 
@@ -25,14 +27,15 @@ static inline uint64_t csum_carry(uint64_t sum, uint64_t more)
     return sum + (sum < more);
 }
 
-/* 16 bits, not complemented. */
+/* 16 bits, not complemented: both halves added to themselves, swapped, carry into the upper one. */
 static inline uint16_t csum_fold16(uint64_t sum)
 {
-    sum = (sum & 0xffffffff) + (sum >> 32);
-    sum = (sum & 0xffffffff) + (sum >> 32);
-    sum = (sum & 0xffff) + (sum >> 16);
-    sum = (sum & 0xffff) + (sum >> 16);
-    return (uint16_t)sum;
+    uint32_t half;
+
+    sum += sum << 32 | sum >> 32;
+    half = (uint32_t)(sum >> 32);
+    half += half << 16 | half >> 16;
+    return (uint16_t)(half >> 16);
 }
 
 /* Complemented, in the byte order in which it is stored. */

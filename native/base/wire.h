@@ -1,6 +1,32 @@
 /* Header layouts as they are on the wire; multi-byte fields are in network order. */
 #pragma once
 #include <stdint.h>
+#include <string.h>
+
+/* Loads from any address, in the machine's order. */
+static inline uint16_t load_u16(const void *at)
+{
+    uint16_t value;
+
+    memcpy(&value, at, sizeof(value));
+    return value;
+}
+
+static inline uint32_t load_u32(const void *at)
+{
+    uint32_t value;
+
+    memcpy(&value, at, sizeof(value));
+    return value;
+}
+
+static inline uint64_t load_u64(const void *at)
+{
+    uint64_t value;
+
+    memcpy(&value, at, sizeof(value));
+    return value;
+}
 
 enum {
     ETH_ALEN_BYTES = 6,

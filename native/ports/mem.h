@@ -5,9 +5,9 @@
  *
  * A *side* is one ring pair. For each (link, server ring) there are two *lanes* of cells, one each
  * way. Every cell and every slot always owns exactly one buffer: a sync exchanges buffers between a
- * slot and a cell, so that nothing is copied and nobody waits for anybody. The exchange is covered
- * by the side's intent record: a kill between its stores is completed by recover. Start reading at
- * mem_rx_sync in mem_ring.c.
+ * slot and a cell, so that nothing is copied and nobody waits for anybody. The exchanges are covered
+ * by the side's intent record: a kill between their stores is completed by recover. Start reading at
+ * mem_rx_sync in mem_rx.c and mem_tx_sync in mem_tx.c.
  */
 #pragma once
 #include "ports/port.h"
@@ -28,14 +28,16 @@ enum mem_intent_kind {
     MEM_INTENT_TX,
 };
 
-/* What an exchange is about to do. Valid while kind is not NONE. */
+/*
+ * A batch of exchanges between a ring and a lane. Valid while kind is not NONE. `step` is the one
+ * in progress: its number in the batch << 32 | the buffer that is overwritten first; 0: none yet.
+ */
 struct mem_intent {
     volatile uint32_t kind;
     uint32_t lane;     /* index */
-    uint32_t position; /* the lane's head (RX) or tail (TX) before */
-    uint32_t slot;
-    uint32_t slot_buf; /* the slot's buffer before */
-    uint32_t cell_buf; /* the cell's buffer before */
+    uint32_t position; /* the lane's head (RX) or tail (TX) before the batch */
+    uint32_t slot;     /* the ring's first slot of the batch */
+    volatile uint64_t step;
 };
 
 /* One ring pair's state in shared memory. Its worker or client is the only writer. */
@@ -111,6 +113,37 @@ struct mem_place {
 };
 
 extern const struct port_ops mem_port_ops;
+
+int mem_rx_sync(struct port *port, uint64_t now_us);
+int mem_tx_sync(struct port *port, uint64_t now_us);
+
+static inline struct mem_place *mem_place_of(const struct port *port)
+{
+    return port->priv;
+}
+
+static inline struct mem_side *mem_side_of(const struct port *port)
+{
+    return port->shared;
+}
+
+static inline struct mem_lane *mem_lane_at(const struct mem_device *device, uint32_t index)
+{
+    return &device->lanes[index];
+}
+
+static inline struct mem_cell *mem_cell_at(struct mem_lane *lane, uint32_t position)
+{
+    return &lane->cell[position & (MEM_CELLS - 1)];
+}
+
+static inline uint32_t mem_lane_used(struct mem_lane *lane)
+{
+    uint32_t used = atomic_load_explicit(&lane->tail, memory_order_acquire) -
+                    atomic_load_explicit(&lane->head, memory_order_acquire);
+
+    return used <= MEM_CELLS ? used : 0; /* nonsense from the other side: nothing to take */
+}
 
 /* Lane of a link and a ring; `down` from the server to the link. */
 static inline uint32_t mem_lane_index(const struct mem_shared *shared, uint32_t link, uint32_t ring,

@@ -7,26 +7,6 @@ enum {
     COPY_MAX = 256, /* bytes cheaper to copy into a started chunk than to spend a chunk on */
 };
 
-static struct chunk *headers(const struct stack *stack)
-{
-    return (struct chunk *)(void *)(stack->chunks +
-                                    (size_t)stack->config->chunks_max * CHUNK_BYTES);
-}
-
-struct chunk *chunk_at(const struct stack *stack, uint32_t index)
-{
-    ENSURE(index < stack->config->chunks_max);
-    return headers(stack) + index;
-}
-
-struct chunk *chunk_touch(struct stack *stack, uint32_t index)
-{
-    struct chunk *chunk = chunk_at(stack, index);
-
-    undo_save(&stack->arena, chunk);
-    return chunk;
-}
-
 uint32_t chunk_alloc(struct stack *stack)
 {
     struct stack_shared *shared = stack->shared;
@@ -39,8 +19,8 @@ uint32_t chunk_alloc(struct stack *stack)
     }
     undo_save(&stack->arena, &shared->chunk_free_n);
     index = stack->chunk_free[--shared->chunk_free_n];
-    chunk = chunk_touch(stack, index);
-    chunk->next = NONE;
+    chunk = chunk_at(stack, index);
+    chunk->next = NONE; /* not saved: what a free header holds does not matter */
     chunk->start = 0;
     chunk->end = 0;
     chunk->sum = 0;
@@ -49,12 +29,24 @@ uint32_t chunk_alloc(struct stack *stack)
 
 void chunk_free(struct stack *stack, uint32_t index)
 {
+    ENSURE(index < stack->config->chunks_max &&
+           stack->shared->chunk_free_n + stack->chunk_freed_n < stack->config->chunks_max);
+    stack->chunk_freed[stack->chunk_freed_n++] = index;
+}
+
+void chunk_free_pending(struct stack *stack)
+{
     struct stack_shared *shared = stack->shared;
 
-    ENSURE(index < stack->config->chunks_max && shared->chunk_free_n < stack->config->chunks_max);
+    if (stack->chunk_freed_n == 0) {
+        return;
+    }
     undo_save(&stack->arena, &shared->chunk_free_n);
-    undo_save(&stack->arena, &stack->chunk_free[shared->chunk_free_n]);
-    stack->chunk_free[shared->chunk_free_n++] = index;
+    for (uint32_t i = 0; i < stack->chunk_freed_n; i++) {
+        undo_save(&stack->arena, &stack->chunk_free[shared->chunk_free_n]);
+        stack->chunk_free[shared->chunk_free_n++] = stack->chunk_freed[i];
+    }
+    stack->chunk_freed_n = 0;
 }
 
 void queue_init(struct chunk_queue *queue)

@@ -11,11 +11,28 @@ static inline uint8_t *chunk_data(const struct stack *stack, uint32_t index)
     return stack->chunks + (size_t)index * CHUNK_BYTES;
 }
 
-struct chunk *chunk_at(const struct stack *stack, uint32_t index);
-struct chunk *chunk_touch(struct stack *stack, uint32_t index);
+static inline struct chunk *chunk_at(const struct stack *stack, uint32_t index)
+{
+    ENSURE(index < stack->config->chunks_max);
+    return (struct chunk *)(void *)(stack->chunks +
+                                    (size_t)stack->config->chunks_max * CHUNK_BYTES) +
+           index;
+}
+
+static inline struct chunk *chunk_touch(struct stack *stack, uint32_t index)
+{
+    struct chunk *chunk = chunk_at(stack, index);
+
+    undo_save(&stack->arena, chunk);
+    return chunk;
+}
+
 /* An empty chunk, NONE when the pool is exhausted (counted). */
 uint32_t chunk_alloc(struct stack *stack);
+/* Its bytes stay until the commit: a rollback needs them. */
 void chunk_free(struct stack *stack, uint32_t index);
+/* The commit's share: what was freed may be used again. */
+void chunk_free_pending(struct stack *stack);
 
 void queue_init(struct chunk_queue *queue);
 void queue_free(struct stack *stack, struct chunk_queue *queue);

@@ -83,7 +83,8 @@ int stack_attach(struct stack *stack, bool fresh)
     stack->ready = calloc(conns, sizeof(uint32_t));
     stack->output = calloc(2 * (size_t)conns, sizeof(uint32_t)); /* a pass may append all again */
     stack->marks = calloc(conns, 1);
-    if (!stack->ready || !stack->output || !stack->marks) {
+    stack->chunk_freed = calloc(stack->config->chunks_max, sizeof(uint32_t));
+    if (!stack->ready || !stack->output || !stack->marks || !stack->chunk_freed) {
         stack_detach(stack);
         return -ENOMEM;
     }
@@ -99,12 +100,14 @@ void stack_detach(struct stack *stack)
     free(stack->ready);
     free(stack->output);
     free(stack->marks);
+    free(stack->chunk_freed);
     stack->ready = NULL;
     stack->output = NULL;
     stack->marks = NULL;
+    stack->chunk_freed = NULL;
 }
 
-uint32_t conn_alloc(struct stack *stack)
+static uint32_t conn_alloc(struct stack *stack)
 {
     struct stack_shared *shared = stack->shared;
     uint32_t conn;
@@ -123,6 +126,18 @@ uint32_t conn_alloc(struct stack *stack)
                                                   .rto_us = stack->config->rto_initial_us};
     undo_save(&stack->arena, &stack->service_state[conn]);
     stack->service_state[conn] = 0;
+    return conn;
+}
+
+uint32_t conn_open(struct stack *stack, uint64_t hash)
+{
+    uint64_t *entry = flow_room(stack, hash);
+    uint32_t conn = entry ? conn_alloc(stack) : NONE;
+
+    if (conn != NONE) {
+        flow_insert(stack, entry, conn, hash);
+        stack_clear_not(stack, hash);
+    }
     return conn;
 }
 

@@ -209,8 +209,8 @@ size_t stack_arena_bytes(const struct stack_config *config);
 int stack_attach(struct stack *stack, bool fresh);
 void stack_detach(struct stack *stack);
 
-/* A record in state FREE, taken from the free list and zeroed; NONE when the table is full. */
-uint32_t conn_alloc(struct stack *stack);
+/* A zeroed record under `hash` in the flow table; NONE when either table is full. */
+uint32_t conn_open(struct stack *stack, uint64_t hash);
 /* Gives everything it holds back and unhooks it from table, wheel and counts. */
 void conn_free(struct stack *stack, uint32_t conn);
 /* Its active record, made if it has none; NULL when the pool is empty. Touched either way. */

@@ -15,15 +15,43 @@
 enum {
     SWEEP_SLICE = 1024, /* connections looked at per turn after an adoption */
     TIMERS_PER_TURN = 4096,
+    UNDO_LONG = UNDO_LINES_MAX / 2, /* lines after which a turn is committed in parts */
+    CHUNKS_LOW = 64,                /* free chunks below which freed ones are needed */
 };
 
 void stack_commit(struct stack *stack)
 {
+    chunk_free_pending(stack);
     undo_commit(&stack->arena);
-    if (stack->clear_pending) {
-        stack->clear_pending = false;
-        if (stack->config->shards > 1) {
-            directory_clear(stack->cluster->directory, stack->clear_hash, stack->shard);
+    for (; stack->counted < stack->settled; stack->counted++) {
+        stack->stats->verdict[stack->frames[stack->counted].verdict]++;
+    }
+    for (uint32_t i = 0; i < stack->clears_n && stack->config->shards > 1; i++) {
+        directory_clear(stack->cluster->directory, stack->clear_hash[i], stack->shard);
+    }
+    stack->clears_n = 0;
+}
+
+void stack_step(struct stack *stack)
+{
+    if (unlikely(stack->arena.undo->count > UNDO_LONG || stack->clears_n == CLEARS_MAX ||
+                 (stack->chunk_freed_n > 0 && stack->shared->chunk_free_n < CHUNKS_LOW))) {
+        stack_commit(stack);
+    }
+}
+
+void stack_clear_later(struct stack *stack, uint64_t hash)
+{
+    ENSURE(stack->clears_n < CLEARS_MAX);
+    stack->clear_hash[stack->clears_n++] = hash;
+}
+
+void stack_clear_not(struct stack *stack, uint64_t hash)
+{
+    for (uint32_t i = 0; i < stack->clears_n; i++) {
+        if (stack->clear_hash[i] == hash) {
+            stack->clear_hash[i] = stack->clear_hash[--stack->clears_n];
+            return;
         }
     }
 }
@@ -34,7 +62,7 @@ bool engine_owns(struct stack *stack, const struct tuple *tuple, uint64_t hash, 
     return *conn != CONN_NONE;
 }
 
-/* The frame's verdict, its cursor and everything it changed become permanent together. */
+/* The frame's verdict and its cursor belong to the step that changed everything else. */
 static void settle(struct stack *stack, struct frame *frame)
 {
     struct stack_shared *shared = stack->shared;
@@ -47,13 +75,16 @@ static void settle(struct stack *stack, struct frame *frame)
     }
     undo_save(&stack->arena, cursor);
     *cursor = frame->next;
-    stack_commit(stack);
     ASSERT(frame->verdict < VERDICT_COUNT);
-    stack->stats->verdict[frame->verdict]++;
+    stack->settled++;
+    stack_step(stack);
 }
 
 void engine_input(struct stack *stack, struct frame *frames, uint32_t n)
 {
+    ENSURE(frames == stack->frames);
+    stack->settled = 0;
+    stack->counted = 0;
     for (uint32_t i = 0; i < n; i++) {
         struct frame *frame = &frames[i];
 
@@ -89,7 +120,7 @@ void engine_services(struct stack *stack)
         if (stack->services[hot->service]->step(stack, conn)) {
             conn_mark_ready(stack, conn); /* ready_n <= i: behind what is still to be read */
         }
-        stack_commit(stack);
+        stack_step(stack);
         conn_mark_output(stack, conn);
     }
 }
@@ -132,7 +163,7 @@ void engine_output(struct stack *stack)
 
         stack->marks[conn] &= (uint8_t)~CONN_MARK_OUTPUT;
         tcp_output(stack, conn); /* may append itself again, behind n */
-        stack_commit(stack);
+        stack_step(stack);
     }
     memmove(stack->output, stack->output + i, (stack->output_n - i) * sizeof(uint32_t));
     stack->output_n -= i;
@@ -149,7 +180,7 @@ void engine_timers(struct stack *stack)
             return;
         }
         tcp_timer(stack, conn);
-        stack_commit(stack);
+        stack_step(stack);
     }
 }
 
@@ -260,6 +291,7 @@ void engine_adopt(struct stack *stack, uint32_t *adopted, uint32_t *dropped)
     while (engine_sweep(stack) && stack->config->conns_max <= SWEEP_SLICE * 16) {
         continue; /* a small table is looked through at once, a large one turn by turn */
     }
+    stack_commit(stack);
     *dropped = (uint32_t)(stack->stats->counter[COUNTER_conns_dropped] - before);
     *adopted -= *dropped;
     stats_add(stack->stats, COUNTER_conns_adopted, *adopted);
@@ -273,7 +305,7 @@ bool engine_sweep(struct stack *stack)
     for (uint32_t conn = first; conn < last; conn++) {
         if (stack->hot[conn].state != CONN_FREE) {
             nudge(stack, conn);
-            stack_commit(stack);
+            stack_step(stack);
         }
     }
     stack->shared->sweep = last;

@@ -6,11 +6,6 @@ static inline uint64_t entry_make(uint64_t hash, uint32_t conn)
     return (hash & 0xffffffff00000000u) | (conn + 1);
 }
 
-static inline bool tuple_equal(const struct tuple *a, const struct tuple *b)
-{
-    return memcmp(a, b, sizeof(*a)) == 0;
-}
-
 static uint64_t *bucket_at(const struct stack *stack, uint32_t bucket)
 {
     return &stack->flow_table[(size_t)bucket * FLOW_BUCKET_ENTRIES];
@@ -30,12 +25,14 @@ uint32_t flow_buckets(uint32_t conns)
 static uint32_t bucket_lookup(const struct stack *stack, uint32_t bucket, const struct tuple *tuple,
                               uint64_t hash)
 {
-    const uint64_t *entry = bucket_at(stack, bucket);
+    const uint64_t *bucket_entries = bucket_at(stack, bucket);
+    uint32_t first = flow_first_entry(hash);
 
     for (uint32_t i = 0; i < FLOW_BUCKET_ENTRIES; i++) {
-        uint32_t conn = (uint32_t)entry[i] - 1;
+        uint64_t entry = bucket_entries[(first + i) % FLOW_BUCKET_ENTRIES];
+        uint32_t conn = (uint32_t)entry - 1;
 
-        if (entry[i] >> 32 != hash >> 32 || conn >= stack->config->conns_max) {
+        if ((entry ^ hash) >> 32 != 0 || conn >= stack->config->conns_max) {
             continue;
         }
         if (stack->hot[conn].state != CONN_FREE && tuple_equal(&stack->hot[conn].tuple, tuple)) {
@@ -66,20 +63,27 @@ static uint32_t bucket_used(const struct stack *stack, uint32_t bucket)
     return used;
 }
 
-bool flow_insert(struct stack *stack, uint32_t conn, uint64_t hash)
+uint64_t *flow_room(const struct stack *stack, uint64_t hash)
 {
     uint32_t a = flow_bucket_a(stack, hash);
     uint32_t b = flow_bucket_b(stack, hash);
     uint64_t *entry = bucket_at(stack, bucket_used(stack, b) < bucket_used(stack, a) ? b : a);
+    uint32_t first = flow_first_entry(hash);
 
     for (uint32_t i = 0; i < FLOW_BUCKET_ENTRIES; i++) {
-        if (entry[i] == 0) {
-            undo_save(&stack->arena, &entry[i]);
-            entry[i] = entry_make(hash, conn);
-            return true;
+        uint32_t at = (first + i) % FLOW_BUCKET_ENTRIES;
+
+        if (entry[at] == 0) {
+            return &entry[at];
         }
     }
-    return false;
+    return NULL;
+}
+
+void flow_insert(struct stack *stack, uint64_t *entry, uint32_t conn, uint64_t hash)
+{
+    undo_save(&stack->arena, entry);
+    *entry = entry_make(hash, conn);
 }
 
 static bool bucket_remove(struct stack *stack, uint32_t bucket, uint64_t wanted)

@@ -20,6 +20,12 @@ static inline uint32_t flow_bucket_b(const struct stack *stack, uint64_t hash)
     return ((uint32_t)hash ^ (uint32_t)(hash >> 32) * 0x9e3779b1u) & stack->flow_mask;
 }
 
+/* Where in its bucket a flow is looked for first, and put if it is free. */
+static inline uint32_t flow_first_entry(uint64_t hash)
+{
+    return (uint32_t)(hash >> 29) % FLOW_BUCKET_ENTRIES;
+}
+
 static inline void flow_prefetch(const struct stack *stack, uint64_t hash)
 {
     prefetch_line(&stack->flow_table[(size_t)flow_bucket_a(stack, hash) * FLOW_BUCKET_ENTRIES]);
@@ -28,6 +34,7 @@ static inline void flow_prefetch(const struct stack *stack, uint64_t hash)
 /* Number of buckets (a power of two) for `conns` connections at a load of at most 3/4. */
 uint32_t flow_buckets(uint32_t conns);
 uint32_t flow_lookup(const struct stack *stack, const struct tuple *tuple, uint64_t hash);
-/* False: both buckets are full. */
-bool flow_insert(struct stack *stack, uint32_t conn, uint64_t hash);
+/* A free entry for a flow; NULL: both buckets are full. */
+uint64_t *flow_room(const struct stack *stack, uint64_t hash);
+void flow_insert(struct stack *stack, uint64_t *entry, uint32_t conn, uint64_t hash);
 void flow_remove(struct stack *stack, uint32_t conn, uint64_t hash);

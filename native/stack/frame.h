@@ -3,6 +3,8 @@
  * Its bytes lie in ring slots or in a lane; a pointer to them dies with the turn.
  */
 #pragma once
+#include <string.h>
+
 #include "base/compiler.h"
 #include "base/wire.h"
 #include "ports/netmap_abi.h"
@@ -21,6 +23,18 @@ struct tuple {
     uint16_t rport;
 };
 _Static_assert(sizeof(struct tuple) == 12, "hashed as 12 bytes");
+
+static inline bool tuple_equal(const struct tuple *a, const struct tuple *b)
+{
+    uint64_t addresses[2];
+    uint32_t ports[2];
+
+    memcpy(&addresses[0], a, sizeof(uint64_t));
+    memcpy(&addresses[1], b, sizeof(uint64_t));
+    memcpy(&ports[0], &a->lport, sizeof(uint32_t));
+    memcpy(&ports[1], &b->lport, sizeof(uint32_t));
+    return ((addresses[0] ^ addresses[1]) | (ports[0] ^ ports[1])) == 0;
+}
 
 enum frame_csum {
     FRAME_CSUM_NONE,    /* verify in software */

@@ -11,6 +11,7 @@ enum {
     FRAG_MORE = 0x2000,
     FRAG_OFFSET = 0x1fff,
     FRAG_DONT = 0x4000,
+    PLAIN_FRAG_MASK = (FRAG_MORE | FRAG_OFFSET) << 16 | 0xff, /* and the protocol */
 };
 
 /* RFC 1122 section 3.2.1.3: addresses that no host sends from. */
@@ -67,6 +68,26 @@ enum verdict ipv4_parse(const struct stack_config *config, struct frame *frame, 
     frame->tuple.raddr = ip.src;
     *protocol = ip.protocol;
     return VERDICT_NONE;
+}
+
+bool ipv4_plain_tcp(const struct stack_config *config, struct frame *frame)
+{
+    const uint8_t *ip = frame->data + ETH_HDR_LEN;
+    uint32_t total = ntohs(load_u16(ip + offsetof(struct wire_ipv4, total_len)));
+    uint32_t frag = ntohl(load_u32(ip + offsetof(struct wire_ipv4, frag_off)));
+    uint32_t src = load_u32(ip + offsetof(struct wire_ipv4, src));
+
+    if ((frag & PLAIN_FRAG_MASK) != PROTO_TCP || total < IPV4_HDR_LEN + TCP_HDR_LEN ||
+        total > frame->len - ETH_HDR_LEN ||
+        load_u32(ip + offsetof(struct wire_ipv4, dst)) != config->ip ||
+        csum_fold(csum_ipv4_header(ip)) != 0 || !source_possible(config, src)) {
+        return false;
+    }
+    frame->l4_off = ETH_HDR_LEN + IPV4_HDR_LEN;
+    frame->l4_len = total - IPV4_HDR_LEN;
+    frame->tuple.laddr = config->ip;
+    frame->tuple.raddr = src;
+    return true;
 }
 
 void ipv4_write(const struct stack *stack, uint8_t *buf, uint32_t dst, uint8_t protocol,

@@ -4,6 +4,8 @@
 
 /* Fills l4_off, l4_len and the tuple's addresses; VERDICT_NONE when the packet is for us. */
 enum verdict ipv4_parse(const struct stack_config *config, struct frame *frame, uint8_t *protocol);
+/* The same for the usual frame, in few steps: TCP, no options, no fragment. False: not usual. */
+bool ipv4_plain_tcp(const struct stack_config *config, struct frame *frame);
 /* A header without options, DF, for `len` bytes of payload. */
 void ipv4_write(const struct stack *stack, uint8_t *buf, uint32_t dst, uint8_t protocol,
                 uint32_t len);

@@ -124,11 +124,10 @@ void socket_abort(struct stack *stack, uint32_t conn)
 uint32_t socket_connect(struct stack *stack, const struct tuple *tuple, uint8_t service)
 {
     uint64_t hash = flow_hash(stack->cluster->flow_key, tuple);
-    uint32_t conn = conn_alloc(stack);
+    uint32_t conn = conn_open(stack, hash);
     struct conn_hot *hot;
 
-    if (conn == NONE || !flow_insert(stack, conn, hash)) {
-        undo_rollback(&stack->arena);
+    if (conn == NONE) {
         return NONE;
     }
     hot = &stack->hot[conn];

@@ -22,6 +22,7 @@ enum {
     STACK_LISTENERS_MAX = 16,
     REPLIES_MAX = BURST_MAX,
     HOPS = 64,
+    CLEARS_MAX = BURST_MAX,
 };
 
 struct listener {
@@ -132,8 +133,13 @@ struct stack {
     uint32_t output_n;
     uint8_t *marks;      /* CONN_MARK_* bits: already in ready or output */
     void *service_data;  /* a client's own, for its service */
-    uint64_t clear_hash; /* directory entry to clear once the transaction is committed */
-    bool clear_pending;
+    /* what may only follow the commit */
+    uint64_t clear_hash[CLEARS_MAX]; /* directory entries to clear */
+    uint32_t clears_n;
+    uint32_t *chunk_freed; /* not yet in the free list: nobody may overwrite them */
+    uint32_t chunk_freed_n;
+    uint32_t settled; /* frames[] below have their verdict */
+    uint32_t counted; /* frames[] below are in the statistics */
     struct frame frames[BURST_MAX];
 };
 
@@ -145,8 +151,17 @@ void tx_push(struct stack *stack, uint32_t len);
 /* Room for one more reply in this turn; NULL: counted as replies_limited. */
 struct reply *reply_add(struct stack *stack, enum reply_kind kind);
 
-/* Makes the step permanent, then does what may only follow it. */
+/* Makes everything so far permanent, then does what may only follow it. */
 void stack_commit(struct stack *stack);
+/*
+ * The end of a step (a frame, a timer, a service step, output of a connection): the state is
+ * consistent. A turn is one transaction of many steps; it is committed here only when it grows long.
+ */
+void stack_step(struct stack *stack);
+/* The directory's entry of a flow goes once the transaction is committed. */
+void stack_clear_later(struct stack *stack, uint64_t hash);
+/* The flow lives again before its entry was cleared. */
+void stack_clear_not(struct stack *stack, uint64_t hash);
 /* After a kill: what was left unfinished is undone, what was sent may be sent again. */
 void engine_adopt(struct stack *stack, uint32_t *adopted, uint32_t *dropped);
 /* One slice of the nudging that follows an adoption; false: done. */

@@ -77,11 +77,6 @@ void steer_burst(struct stack *stack, struct frame *frames, uint32_t n)
     uint64_t woken = 0;
 
     for (uint32_t i = 0; i < n; i++) {
-        if (frames[i].kind == FRAME_TCP && frames[i].verdict == VERDICT_NONE) {
-            flow_prefetch(stack, frames[i].hash);
-        }
-    }
-    for (uint32_t i = 0; i < n; i++) {
         struct frame *frame = &frames[i];
 
         if (frame->kind != FRAME_TCP || frame->verdict != VERDICT_NONE) {

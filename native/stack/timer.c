@@ -62,32 +62,14 @@ void timer_remove(struct stack *stack, uint32_t conn)
     wheel->queued--;
 }
 
-/* The earlier of its deadlines; 0: none. */
-static uint32_t earliest(const struct conn_hot *hot)
+void timer_requeue(struct stack *stack, uint32_t conn, uint32_t at)
 {
-    if (hot->rtx_at == 0 || hot->delack_at == 0) {
-        return hot->rtx_at | hot->delack_at;
-    }
-    return (int32_t)(hot->rtx_at - hot->delack_at) < 0 ? hot->rtx_at : hot->delack_at;
-}
-
-void timer_update(struct stack *stack, uint32_t conn)
-{
-    uint32_t at = earliest(&stack->hot[conn]);
     uint32_t now = stack->shared->wheel.now;
 
-    if (at == 0) {
-        return;
-    }
     if ((int32_t)(at - now) <= 0) {
         at = now + 1;
     }
-    if (stack->cold[conn].wheel_slot != WHEEL_NOWHERE) {
-        if ((int32_t)(stack->cold[conn].wheel_at - at) <= 0) {
-            return;
-        }
-        timer_remove(stack, conn);
-    }
+    timer_remove(stack, conn);
     link_at(stack, conn, at, now);
 }
 
@@ -104,11 +86,11 @@ static void cascade(struct stack *stack, uint32_t level, uint32_t base)
         at = stack->cold[conn].wheel_at;
         timer_remove(stack, conn);
         link_at(stack, conn, (int32_t)(at - base) < 0 ? base : at, base);
-        undo_commit(&stack->arena);
+        stack_step(stack);
     }
 }
 
-/* The step is stored last: after a kill in between, the cascades are simply run again. */
+/* Cascades first: a commit between them finds the old tick, and what is left is spread then. */
 static void wheel_step(struct stack *stack)
 {
     uint32_t next = stack->shared->wheel.now + 1;
@@ -119,7 +101,7 @@ static void wheel_step(struct stack *stack)
         }
         cascade(stack, 1, next);
     }
-    compiler_barrier();
+    undo_save(&stack->arena, &stack->shared->wheel.now);
     stack->shared->wheel.now = next;
 }
 
@@ -139,6 +121,7 @@ uint32_t timer_pop(struct stack *stack, uint32_t tick)
             return NONE;
         }
         if (wheel->queued == 0) {
+            undo_save(&stack->arena, &wheel->now);
             wheel->now = tick;
             return NONE;
         }

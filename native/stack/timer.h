@@ -7,8 +7,28 @@
 #include "stack/conn.h"
 
 void wheel_init(struct stack *stack, uint32_t tick);
+/* The earlier of its deadlines; 0: none. */
+static inline uint32_t timer_earliest(const struct conn_hot *hot)
+{
+    if (hot->rtx_at == 0 || hot->delack_at == 0) {
+        return hot->rtx_at | hot->delack_at;
+    }
+    return (int32_t)(hot->rtx_at - hot->delack_at) < 0 ? hot->rtx_at : hot->delack_at;
+}
+
+void timer_requeue(struct stack *stack, uint32_t conn, uint32_t at);
+
 /* Sees to it that the wheel fires for `conn` at its earliest deadline or sooner. */
-void timer_update(struct stack *stack, uint32_t conn);
+static inline void timer_update(struct stack *stack, uint32_t conn)
+{
+    const struct conn_cold *cold = &stack->cold[conn];
+    uint32_t at = timer_earliest(&stack->hot[conn]);
+
+    if (at != 0 && (cold->wheel_slot == WHEEL_NOWHERE || (int32_t)(cold->wheel_at - at) > 0)) {
+        timer_requeue(stack, conn, at);
+    }
+}
+
 void timer_remove(struct stack *stack, uint32_t conn);
 /* Takes the next connection out of the wheel whose entry is due at `tick`; NONE: the wheel is
  * there. */

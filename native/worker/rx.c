@@ -8,6 +8,10 @@ static void take_vnet_hdr(struct frame *frame)
 {
     struct vnet_hdr hdr;
 
+    if (frame->contig < PORT_VNET_HDR_LEN) {
+        frame->verdict = VERDICT_eth_malformed;
+        return;
+    }
     memcpy(&hdr, frame->data, sizeof(hdr));
     if (hdr.flags & VNET_F_NEEDS_CSUM) {
         frame->csum = FRAME_CSUM_PARTIAL;
@@ -20,18 +24,39 @@ static void take_vnet_hdr(struct frame *frame)
     frame->contig -= PORT_VNET_HDR_LEN;
 }
 
+/* Everything that is looked at before classification has set it. */
+static void frame_init(struct frame *frame, uint32_t slot, const uint8_t *data, uint32_t contig)
+{
+    frame->data = data;
+    frame->len = 0;
+    frame->contig = contig;
+    frame->slot = slot;
+    frame->nslots = 0;
+    frame->csum = FRAME_CSUM_NONE;
+    frame->kind = FRAME_UNKNOWN;
+    frame->l3_off = ETH_HDR_LEN;
+    frame->l4_off = 0;
+    frame->gso_size = 0;
+    frame->verdict = VERDICT_NONE;
+    frame->broadcast = 0;
+    frame->conn = CONN_NONE;
+}
+
 /* One frame at `slot`, over as many slots as it takes; false: its end has not come yet. */
 static bool frame_at(const struct port *port, uint32_t slot, uint32_t tail, struct frame *frame)
 {
     const struct nm_ring *ring = port->rx;
     uint32_t at = slot;
 
-    *frame = (struct frame){.slot = slot,
-                            .conn = CONN_NONE,
-                            .verdict = VERDICT_NONE,
-                            .ring = ring,
-                            .data = nm_ring_buf(ring, slot),
-                            .contig = min_u32(ring->slot[slot].len, ring->nr_buf_size)};
+    frame_init(frame, slot, nm_ring_buf(ring, slot),
+               min_u32(ring->slot[slot].len, ring->nr_buf_size));
+    frame->ring = ring;
+    if (likely(!(ring->slot[slot].flags & NM_MOREFRAG))) {
+        frame->len = frame->contig;
+        frame->nslots = 1;
+        frame->next = nm_ring_next(ring, slot);
+        return true;
+    }
     for (;;) {
         const struct nm_slot *piece = &ring->slot[at];
         bool more = piece->flags & NM_MOREFRAG;
@@ -47,14 +72,6 @@ static bool frame_at(const struct port *port, uint32_t slot, uint32_t tail, stru
         }
     }
     frame->next = at;
-    if (!(port->caps & PORT_CAP_VNET_HDR)) {
-        return true;
-    }
-    if (frame->contig < PORT_VNET_HDR_LEN) {
-        frame->verdict = VERDICT_eth_malformed;
-        return true;
-    }
-    take_vnet_hdr(frame);
     return true;
 }
 
@@ -70,6 +87,9 @@ static uint32_t collect_ring(struct stack *stack)
         if (!frame_at(port, slot, tail, &stack->frames[n])) {
             break;
         }
+        if (port->caps & PORT_CAP_VNET_HDR) {
+            take_vnet_hdr(&stack->frames[n]);
+        }
         slot = stack->frames[n++].next;
     }
     return n;
@@ -82,7 +102,7 @@ static uint32_t collect_lane(struct stack *stack, uint32_t from, uint32_t n)
     while (n < BURST_MAX) {
         struct frame *frame = &stack->frames[n];
 
-        *frame = (struct frame){.conn = CONN_NONE, .verdict = VERDICT_NONE, .slot = from};
+        frame_init(frame, from, NULL, 0);
         if (!lane_peek(stack->cluster->lanes, from, stack->shard, &cursor, frame)) {
             break;
         }

@@ -110,6 +110,7 @@ static int transmit(struct stack *stack)
     enter(stack, PHASE_OUTPUT);
     tx_begin(stack);
     engine_output(stack);
+    stack_commit(stack); /* the turn is one transaction; nothing of it is visible before */
     enter(stack, PHASE_TX);
     tx_publish(stack);
     return stack->port->ops->tx_sync(stack->port, stack->now_us);

@@ -37,7 +37,6 @@ void tcp_drop(struct stack *stack, uint32_t conn, enum close_reason reason)
             service->closed(stack, conn, reason);
         }
     }
-    stack->clear_hash = flow_hash(stack->cluster->flow_key, &hot->tuple);
-    stack->clear_pending = true;
+    stack_clear_later(stack, flow_hash(stack->cluster->flow_key, &hot->tuple));
     conn_free(stack, conn);
 }

@@ -63,14 +63,11 @@ static void note_window(struct stack *stack, uint32_t conn, const struct segment
 static enum verdict open_passive(struct stack *stack, const struct frame *frame,
                                  const struct segment *seg, uint8_t service)
 {
-    uint32_t conn = conn_alloc(stack);
+    uint32_t conn = conn_open(stack, frame->hash);
     struct conn_hot *hot;
 
-    if (conn == NONE || !flow_insert(stack, conn, frame->hash)) {
-        /* the failed step is undone as a whole: the record goes back, the claim is cleared */
-        undo_rollback(&stack->arena);
-        stack->clear_hash = frame->hash;
-        stack->clear_pending = true;
+    if (conn == NONE) {
+        stack_clear_later(stack, frame->hash);
         return VERDICT_tcp_table_full;
     }
     hot = &stack->hot[conn];
@@ -103,8 +100,7 @@ enum verdict tcp_listen(struct stack *stack, const struct frame *frame, const st
         return VERDICT_tcp_no_listener;
     }
     if (stack->shared->syn_rcvd >= stack->config->backlog_max) {
-        stack->clear_hash = frame->hash;
-        stack->clear_pending = true;
+        stack_clear_later(stack, frame->hash);
         return VERDICT_tcp_backlog_full; /* silent: the peer's SYN comes again */
     }
     return open_passive(stack, frame, seg, listener->service);

@@ -230,38 +230,12 @@ enum verdict tcp_text(struct stack *stack, uint32_t conn, const struct segment *
     return verdict;
 }
 
-static uint32_t free_space(const struct stack *stack, uint32_t conn)
-{
-    const struct conn_active *active = conn_active_of(stack, conn);
-    uint32_t used = active ? active->rcv.bytes : 0;
-    uint32_t limit = stack->config->rcv_buf;
-
-    if (stack->shared->chunk_free_n < stack->config->chunks_max / 8) {
-        limit = min_u32(limit, 4u * stack->hot[conn].mss); /* memory is short: small windows */
-    }
-    return used < limit ? limit - used : 0;
-}
-
 bool tcp_window_opened(const struct stack *stack, uint32_t conn)
 {
     const struct conn_hot *hot = &stack->hot[conn];
     uint32_t open = hot->rcv_adv - hot->rcv_nxt;
-    uint32_t space = free_space(stack, conn);
+    uint32_t space = tcp_space(stack, conn);
     uint32_t step = min_u32(stack->config->rcv_buf / 2, 2u * hot->mss);
 
     return space > open && space - open >= step && open < stack->config->rcv_buf / 2;
-}
-
-uint32_t tcp_window(struct stack *stack, uint32_t conn)
-{
-    struct conn_hot *hot = &stack->hot[conn];
-    uint32_t shift = hot->flags & CONN_WS_OK ? hot->wscale >> 4 : 0;
-    uint32_t space = min_u32(free_space(stack, conn), (uint32_t)UINT16_MAX << shift);
-    uint32_t open = hot->rcv_adv - hot->rcv_nxt;
-    uint32_t step = min_u32(stack->config->rcv_buf / 2, hot->mss);
-
-    if (space >= open + step) { /* RFC 9293 section 3.8.6.2.2: no silly window */
-        hot->rcv_adv = hot->rcv_nxt + (space >> shift << shift);
-    }
-    return min_u32((hot->rcv_adv - hot->rcv_nxt) >> shift, UINT16_MAX);
 }

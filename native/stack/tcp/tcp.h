@@ -5,6 +5,7 @@
 #pragma once
 #include "stack/events.h"
 #include "stack/conn.h"
+#include "stack/timer.h"
 
 enum {
     TCP_SYN_RETRIES = 5,
@@ -56,8 +57,34 @@ bool tcp_ack(struct stack *stack, uint32_t conn, const struct segment *seg);
 
 /* receive.c: text and FIN, in or out of order. */
 enum verdict tcp_text(struct stack *stack, uint32_t conn, const struct segment *seg);
+/* Bytes that may still be received. */
+static inline uint32_t tcp_space(const struct stack *stack, uint32_t conn)
+{
+    const struct conn_active *active = conn_active_of(stack, conn);
+    uint32_t used = active ? active->rcv.bytes : 0;
+    uint32_t limit = stack->config->rcv_buf;
+
+    if (stack->shared->chunk_free_n < stack->config->chunks_max / 8) {
+        limit = min_u32(limit, 4u * stack->hot[conn].mss); /* memory is short: small windows */
+    }
+    return used < limit ? limit - used : 0;
+}
+
 /* The window to advertise in a segment that leaves now; advances rcv_adv. */
-uint32_t tcp_window(struct stack *stack, uint32_t conn);
+static inline uint32_t tcp_window(struct stack *stack, uint32_t conn)
+{
+    struct conn_hot *hot = &stack->hot[conn];
+    uint32_t shift = hot->flags & CONN_WS_OK ? hot->wscale >> 4 : 0;
+    uint32_t space = min_u32(tcp_space(stack, conn), (uint32_t)UINT16_MAX << shift);
+    uint32_t open = hot->rcv_adv - hot->rcv_nxt;
+    uint32_t step = min_u32(stack->config->rcv_buf / 2, hot->mss);
+
+    if (space >= open + step) { /* RFC 9293 section 3.8.6.2.2: no silly window */
+        hot->rcv_adv = hot->rcv_nxt + (space >> shift << shift);
+    }
+    return min_u32((hot->rcv_adv - hot->rcv_nxt) >> shift, UINT16_MAX);
+}
+
 /* True when a window update is worth a segment (RFC 9293 section 3.8.6.2.2). */
 bool tcp_window_opened(const struct stack *stack, uint32_t conn);
 
@@ -74,7 +101,11 @@ void tcp_challenge(struct stack *stack, uint32_t conn);
 /* timers.c */
 void tcp_timer(struct stack *stack, uint32_t conn);
 void tcp_rtt_sample(struct stack *stack, uint32_t conn, uint32_t rtt_us);
-void tcp_arm_rtx(struct stack *stack, uint32_t conn);
+static inline void tcp_arm_rtx(struct stack *stack, uint32_t conn)
+{
+    stack->hot[conn].rtx_at = tick_after(stack, stack->cold[conn].rto_us);
+}
+
 /* Ends the back-off: the peer has answered. */
 void tcp_rto_restore(struct stack *stack, uint32_t conn);
 uint32_t tcp_flight(const struct conn_hot *hot);

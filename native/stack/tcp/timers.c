@@ -8,11 +8,6 @@ uint32_t tcp_flight(const struct conn_hot *hot)
     return hot->snd_nxt - hot->snd_una;
 }
 
-void tcp_arm_rtx(struct stack *stack, uint32_t conn)
-{
-    stack->hot[conn].rtx_at = tick_after(stack, stack->cold[conn].rto_us);
-}
-
 /* The RTO without back-off. */
 void tcp_rto_restore(struct stack *stack, uint32_t conn)
 {

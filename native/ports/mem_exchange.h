@@ -1,0 +1,72 @@
+/*
+ * Exchanging buffers between slots and cells in batches, so that a kill between any two stores can
+ * be completed: one store names the exchange in progress and the buffer it overwrites first, one
+ * store fills that place, one gives the buffer to the other. Cursors are published at the end of
+ * the batch. Start reading at exchange_begin.
+ */
+#pragma once
+#include <string.h>
+
+#include "ports/mem.h"
+
+/* buf_idx, len and flags of a slot or a cell, as one word (little endian). */
+enum {
+    WORD_FLAGS_SHIFT = 48,
+};
+
+static inline uint64_t exchange_load(const void *slot)
+{
+    uint64_t word;
+
+    memcpy(&word, slot, sizeof(word));
+    return word;
+}
+
+static inline void exchange_store(void *slot, uint64_t word)
+{
+    *(volatile uint64_t *)slot = word;
+}
+
+struct exchange {
+    struct mem_side *side;
+    struct mem_lane *lane;
+    uint32_t lane_index;
+    uint32_t position; /* of the lane, behind what was exchanged */
+    uint32_t slot;     /* of the ring, likewise */
+    uint32_t done;
+};
+
+static inline void exchange_begin(struct exchange *batch, enum mem_intent_kind kind)
+{
+    struct mem_intent *intent = &batch->side->intent;
+
+    batch->done = 0;
+    intent->lane = batch->lane_index;
+    intent->position = batch->position;
+    intent->slot = batch->slot;
+    intent->step = 0;
+    compiler_barrier();
+    intent->kind = kind;
+    compiler_barrier();
+}
+
+/* Gives `word`, whose buffer comes from `from`, to the place `to`, and to's buffer to `from`. */
+static inline void exchange_one(struct exchange *batch, const struct nm_ring *ring, void *to,
+                                uint64_t word, void *from, uint64_t from_word)
+{
+    uint32_t saved = (uint32_t)exchange_load(to);
+
+    batch->side->intent.step = (uint64_t)batch->done << 32 | saved;
+    exchange_store(to, word);
+    exchange_store(from, (from_word & ~(uint64_t)UINT32_MAX) | saved);
+    batch->done++;
+    batch->position++;
+    batch->slot = nm_ring_next(ring, batch->slot);
+}
+
+static inline void exchange_end(struct exchange *batch)
+{
+    compiler_barrier();
+    batch->side->intent.kind = MEM_INTENT_NONE;
+    compiler_barrier();
+}

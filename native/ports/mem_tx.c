@@ -1,0 +1,276 @@
+/* Transmit of mem: ports: the ring's frames go into the lane of their receiver. */
+#include <errno.h>
+#include <unistd.h>
+
+#include "base/wire.h"
+#include "ports/mem_exchange.h"
+
+enum tx_answer {
+    TX_SENT,
+    TX_DROP,
+    TX_HOLD,
+};
+
+/* One sync: frames in a row for the same lane are one batch. */
+struct tx_run {
+    struct port *port;
+    const struct mem_shared *shared;
+    const struct mem_place *place;
+    uint64_t now_us;
+    uint64_t up;
+    uint64_t woken;  /* receivers to ring for */
+    uint32_t target; /* of the batch; UINT32_MAX: no batch is open */
+    uint32_t room;   /* cells known to be free in its lane */
+    struct exchange batch;
+};
+
+static void ring_the_bell(struct mem_device *device, struct port *port, uint32_t side)
+{
+    static const uint64_t one = 1;
+
+    if (atomic_load_explicit(&device->shared->side[side].sleeping, memory_order_relaxed)) {
+        port->counters->syscalls++;
+        if (write(device->doorbell[side], &one, sizeof(one)) < 0) {
+            ENSURE(errno == EAGAIN); /* already ringing */
+        }
+    }
+}
+
+static void wake_all(struct port *port, uint64_t woken)
+{
+    const struct mem_place *place = mem_place_of(port);
+    uint32_t base = place->server ? place->device->shared->rings : 0;
+
+    if (woken) {
+        atomic_thread_fence(memory_order_seq_cst); /* the frames, then whether readers sleep */
+    }
+    while (woken) {
+        ring_the_bell(place->device, port, base + (uint32_t)__builtin_ctzll(woken));
+        woken &= woken - 1;
+    }
+}
+
+/* Slots of the frame at `at`, all of them before head; 0: its end is not there. */
+static uint32_t frame_slots(const struct nm_ring *ring, uint32_t at)
+{
+    uint32_t n = 1;
+
+    while (ring->slot[at].flags & NM_MOREFRAG) {
+        at = nm_ring_next(ring, at);
+        if (at == ring->head) {
+            return 0;
+        }
+        n++;
+    }
+    return n;
+}
+
+/* A full lane holds its sender for a moment, and never longer unless its consumer moves. */
+static enum tx_answer lane_room(struct mem_lane *lane, uint32_t tail, uint32_t n, uint64_t now_us,
+                                uint32_t *room)
+{
+    uint32_t head = atomic_load_explicit(&lane->head, memory_order_acquire);
+
+    *room = tail - head <= MEM_CELLS ? MEM_CELLS - (tail - head) : 0;
+    if (*room >= n) {
+        lane->stalled = 0;
+        return TX_SENT;
+    }
+    if (!lane->stalled || lane->stalled_head != head) {
+        lane->stalled = 1;
+        lane->stalled_head = head;
+        lane->stalled_us = now_us;
+    }
+    return now_us - lane->stalled_us < MEM_STALL_US ? TX_HOLD : TX_DROP;
+}
+
+static uint32_t lane_of(const struct tx_run *run, uint32_t target)
+{
+    return run->place->server
+               ? mem_lane_index(run->shared, target, run->place->index, true)
+               : mem_lane_index(run->shared, run->place->index, target, false);
+}
+
+/* Publishes what the open batch has exchanged. */
+static void batch_close(struct tx_run *run)
+{
+    struct exchange *batch = &run->batch;
+
+    if (run->target == UINT32_MAX) {
+        return;
+    }
+    compiler_barrier();
+    atomic_store_explicit(&batch->lane->tail, batch->position, memory_order_release);
+    batch->side->tx_hwcur = batch->slot;
+    exchange_end(batch);
+    run->target = UINT32_MAX;
+}
+
+static void batch_open(struct tx_run *run, uint32_t target)
+{
+    uint32_t lane_index = lane_of(run, target);
+    struct mem_lane *lane = mem_lane_at(run->place->device, lane_index);
+
+    batch_close(run);
+    run->batch.lane = lane;
+    run->batch.lane_index = lane_index;
+    run->batch.position = atomic_load_explicit(&lane->tail, memory_order_relaxed);
+    run->room = 0;
+    run->target = target;
+    exchange_begin(&run->batch, MEM_INTENT_TX);
+}
+
+/* A copy for one of several receivers: the cell keeps its buffer. One slot only. */
+static void copy_to_lane(struct tx_run *run, uint32_t lane_index)
+{
+    const struct nm_ring *ring = run->port->tx;
+    struct mem_lane *lane = mem_lane_at(run->place->device, lane_index);
+    uint32_t tail = atomic_load_explicit(&lane->tail, memory_order_relaxed);
+    struct mem_cell *cell = mem_cell_at(lane, tail);
+    const struct nm_slot *slot = &ring->slot[run->batch.slot];
+    uint8_t *to =
+        (uint8_t *)run->port->tx + ring->buf_ofs + (size_t)cell->buf_idx * ring->nr_buf_size;
+
+    memcpy(to, nm_ring_buf(ring, run->batch.slot), slot->len);
+    cell->len = slot->len;
+    cell->flags = 0;
+    atomic_store_explicit(&lane->tail, tail + 1, memory_order_release);
+}
+
+/* Passes over slots whose buffers stay where they are. */
+static void skip(struct tx_run *run, uint32_t n)
+{
+    batch_close(run);
+    while (n-- > 0) {
+        run->batch.slot = nm_ring_next(run->port->tx, run->batch.slot);
+    }
+    run->batch.side->tx_hwcur = run->batch.slot;
+}
+
+static void broadcast(struct tx_run *run)
+{
+    batch_close(run);
+    for (uint32_t link = 0; link < run->shared->links; link++) {
+        uint32_t lane = mem_lane_index(run->shared, link, run->place->index, true);
+        struct mem_lane *to = mem_lane_at(run->place->device, lane);
+        uint32_t tail = atomic_load_explicit(&to->tail, memory_order_relaxed);
+        uint32_t room;
+
+        if (!(run->up >> link & 1)) {
+            continue;
+        }
+        if (lane_room(to, tail, 1, run->now_us, &room) == TX_SENT) {
+            copy_to_lane(run, lane);
+            run->woken |= (uint64_t)1 << link;
+        } else {
+            run->port->counters->tx_dropped++;
+        }
+    }
+    skip(run, 1);
+}
+
+/* The link or ring that a frame is for; -1: nobody. */
+static int target_of(const struct tx_run *run, const uint8_t *frame, uint32_t len)
+{
+    uint8_t mac[6];
+
+    if (!run->place->server) {
+        return (int)rss_queue(&run->shared->rss, frame, len);
+    }
+    mem_mac_of_link(run->shared, frame[5], mac);
+    if (frame[5] >= run->shared->links || !(run->up >> frame[5] & 1) ||
+        memcmp(mac, frame, sizeof(mac)) != 0) {
+        return -1;
+    }
+    return frame[5];
+}
+
+/* The frame of `n` slots at the batch's slot. */
+static enum tx_answer send_frame(struct tx_run *run, uint32_t n)
+{
+    struct nm_ring *ring = run->port->tx;
+    const uint8_t *frame = nm_ring_buf(ring, run->batch.slot);
+    uint32_t len = ring->slot[run->batch.slot].len;
+    int target;
+
+    if (len < ETH_HDR_LEN || (!run->place->server && !(run->up >> run->place->index & 1))) {
+        return TX_DROP;
+    }
+    if (run->place->server && (frame[0] & 1) && n == 1) {
+        broadcast(run);
+        return TX_SENT;
+    }
+    target = target_of(run, frame, len);
+    if (target < 0) {
+        return TX_DROP;
+    }
+    if ((uint32_t)target != run->target) {
+        batch_open(run, (uint32_t)target);
+    }
+    if (unlikely(run->room < n)) {
+        enum tx_answer answer =
+            lane_room(run->batch.lane, run->batch.position, n, run->now_us, &run->room);
+
+        if (answer != TX_SENT) {
+            return answer;
+        }
+    }
+    run->room -= n;
+    run->woken |= (uint64_t)1 << target;
+    for (uint32_t i = 0; i < n; i++) {
+        struct nm_slot *slot = &ring->slot[run->batch.slot];
+        uint64_t word = exchange_load(slot);
+        uint64_t frag = (uint64_t)NM_MOREFRAG << WORD_FLAGS_SHIFT;
+        uint64_t below = ((uint64_t)1 << WORD_FLAGS_SHIFT) - 1;
+
+        exchange_one(&run->batch, ring, mem_cell_at(run->batch.lane, run->batch.position),
+                     word & (below | frag), slot,
+                     word | (uint64_t)NM_BUF_CHANGED << WORD_FLAGS_SHIFT);
+    }
+    return TX_SENT;
+}
+
+int mem_tx_sync(struct port *port, uint64_t now_us)
+{
+    struct mem_side *side = mem_side_of(port);
+    const struct mem_place *place = mem_place_of(port);
+    struct nm_ring *ring = port->tx;
+    struct tx_run run = {.port = port,
+                         .shared = place->device->shared,
+                         .place = place,
+                         .now_us = now_us,
+                         .target = UINT32_MAX,
+                         .batch = {.side = side, .slot = side->tx_hwcur}};
+    uint64_t frames = 0;
+    uint64_t bytes = 0;
+
+    ENSURE(ring->head < ring->num_slots && side->tx_hwcur < ring->num_slots);
+    atomic_fetch_add(&side->sync_seq, 1);
+    run.up = atomic_load_explicit(&run.shared->links_up, memory_order_relaxed);
+    while (run.batch.slot != ring->head) {
+        uint32_t n = frame_slots(ring, run.batch.slot);
+        uint32_t len = ring->slot[run.batch.slot].len;
+        enum tx_answer answer = n ? send_frame(&run, n) : TX_HOLD;
+
+        if (answer == TX_HOLD) {
+            break;
+        }
+        if (answer == TX_DROP) {
+            skip(&run, n);
+            port->counters->tx_dropped++;
+            continue;
+        }
+        frames++;
+        bytes += len;
+    }
+    batch_close(&run);
+    /* everything before hwcur is complete at once: the slots hold fresh buffers */
+    __atomic_store_n(&ring->tail, side->tx_hwcur ? side->tx_hwcur - 1 : ring->num_slots - 1,
+                     __ATOMIC_RELEASE);
+    atomic_fetch_add(&side->sync_seq, 1);
+    port->counters->tx_frames += frames;
+    port->counters->tx_bytes += bytes;
+    port->counters->tx_syncs += frames > 0;
+    wake_all(port, run.woken);
+    return 0;
+}
