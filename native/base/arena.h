@@ -42,8 +42,8 @@ struct arena {
     size_t size;
     struct undo_log *undo;
     int fd;
-    uint32_t transaction;               /* counts commits of this process */
-    uint64_t saved[UNDO_SAVED_ENTRIES]; /* transaction << 32 | line: saved already */
+    uint64_t transaction;               /* commits of this process << 32 */
+    uint64_t saved[UNDO_SAVED_ENTRIES]; /* transaction | line: saved already */
 };
 
 /* Creates a sealed memfd of `size` bytes and maps it MAP_SHARED. 0 or -errno. */
@@ -67,12 +67,13 @@ static inline void undo_save(struct arena *arena, const void *object)
     struct undo_log *undo = arena->undo;
     uint32_t line = (uint32_t)((size_t)((const uint8_t *)object - arena->base) / CACHE_LINE);
     uint64_t *saved = &arena->saved[line % UNDO_SAVED_ENTRIES];
-    uint64_t mark = (uint64_t)arena->transaction << 32 | line;
-    uint32_t n = undo->count;
+    uint64_t mark = arena->transaction | line;
+    uint32_t n;
 
     if (*saved == mark) {
         return;
     }
+    n = undo->count;
     *saved = mark;
     ENSURE(n < UNDO_LINES_MAX);
     memcpy(undo->image[n], arena->base + (size_t)line * CACHE_LINE, CACHE_LINE);
@@ -87,6 +88,6 @@ static inline void undo_commit(struct arena *arena)
 {
     compiler_barrier();
     arena->undo->count = 0;
-    arena->transaction++;
+    arena->transaction += (uint64_t)1 << 32;
     compiler_barrier();
 }

@@ -86,24 +86,23 @@ uint64_t csum_copy(void *dst, const void *src, size_t len)
 {
     const uint8_t *from = src;
     uint8_t *to = dst;
-    unsigned __int128 sum = 0;
+    uint64_t sum = 0;
 
     if (len >= COPY_LONG) {
         memcpy(dst, src, len);
         return csum_add(dst, len, 0);
     }
     for (; len >= BLOCK; len -= BLOCK, from += BLOCK, to += BLOCK) {
-        sum += copy64(to, from);
-        sum += copy64(to + 8, from + 8);
-        sum += copy64(to + 16, from + 16);
-        sum += copy64(to + 24, from + 24);
+        sum = csum_carry(sum, copy64(to, from));
+        sum = csum_carry(sum, copy64(to + 8, from + 8));
+        sum = csum_carry(sum, copy64(to + 16, from + 16));
+        sum = csum_carry(sum, copy64(to + 24, from + 24));
     }
     for (; len >= 8; len -= 8, from += 8, to += 8) {
-        sum += copy64(to, from);
+        sum = csum_carry(sum, copy64(to, from));
     }
     memcpy(to, from, len);
-    sum += load_tail(from, len);
-    return csum_carry((uint64_t)sum, (uint64_t)(sum >> 64));
+    return csum_carry(sum, load_tail(from, len));
 }
 
 uint64_t csum_pseudo(uint32_t src, uint32_t dst, uint8_t proto, uint32_t len)

@@ -28,6 +28,16 @@ static inline uint64_t load_u64(const void *at)
     return value;
 }
 
+static inline void store_u16(void *at, uint16_t value)
+{
+    memcpy(at, &value, sizeof(value));
+}
+
+static inline void store_u32(void *at, uint32_t value)
+{
+    memcpy(at, &value, sizeof(value));
+}
+
 enum {
     ETH_ALEN_BYTES = 6,
     ETH_HDR_LEN = 14,

@@ -198,9 +198,8 @@ static int resolve(struct mem_client *client, char *error)
     const struct ss_load_options *options = client->load.options;
     uint64_t end_us = worker_clock_us() + RESOLVE_US;
     uint32_t hop = stack_next_hop(stack->config, htonl(options->ip));
-    uint8_t mac[6];
 
-    while (!arp_resolve(stack, hop, mac)) {
+    while (!arp_resolve(stack, hop)) {
         int code = turn(client);
 
         if (code == 0 && worker_clock_us() > end_us) {

@@ -34,6 +34,7 @@ struct exchange {
     uint32_t position; /* of the lane, behind what was exchanged */
     uint32_t slot;     /* of the ring, likewise */
     uint32_t done;
+    uint64_t bytes;
 };
 
 static inline void exchange_begin(struct exchange *batch, enum mem_intent_kind kind)

@@ -13,22 +13,16 @@ static uint32_t frame_cells(struct mem_lane *lane, uint32_t head, uint32_t used,
     return 0;
 }
 
-/* Exchanges the `n` cells of a frame. False: an index is out of bounds. */
-static bool take_frame(struct exchange *batch, struct port *port, uint32_t bufs, uint32_t n)
+/* Exchanges a cell. False: its index is out of bounds. */
+static inline bool take_cell(struct exchange *batch, const struct nm_ring *ring, uint32_t bufs,
+                             struct mem_cell *cell, uint64_t word)
 {
-    for (uint32_t i = 0; i < n; i++) {
-        struct mem_cell *cell = mem_cell_at(batch->lane, batch->position);
-        struct nm_slot *slot = &port->rx->slot[batch->slot];
-        uint64_t word = exchange_load(cell);
-        uint32_t buf = (uint32_t)word;
-
-        if (unlikely(buf - NM_BUF_FIRST >= bufs - NM_BUF_FIRST)) {
-            return false;
-        }
-        word &= ~((uint64_t)(UINT16_MAX & ~NM_MOREFRAG) << WORD_FLAGS_SHIFT);
-        exchange_one(batch, port->rx, slot, word, cell, word);
-        port->counters->rx_bytes += (uint16_t)(word >> 32);
+    if (unlikely((uint32_t)word - NM_BUF_FIRST >= bufs - NM_BUF_FIRST)) {
+        return false;
     }
+    word &= ~((uint64_t)(UINT16_MAX & ~NM_MOREFRAG) << WORD_FLAGS_SHIFT);
+    exchange_one(batch, ring, (void *)(uintptr_t)&ring->slot[batch->slot], word, cell, word);
+    batch->bytes += (uint16_t)(word >> 32);
     return true;
 }
 
@@ -43,8 +37,9 @@ static uint32_t rx_lane(struct port *port, uint32_t lane_index)
                              .lane_index = lane_index,
                              .position = atomic_load_explicit(&lane->head, memory_order_relaxed),
                              .slot = port->rx->tail};
-    uint32_t room = port->rx->num_slots - 1 -
-                    nm_ring_distance(port->rx, port->rx->head, port->rx->tail);
+    uint32_t room =
+        port->rx->num_slots - 1 - nm_ring_distance(port->rx, port->rx->head, port->rx->tail);
+    uint32_t bufs = device->shared->bufs;
     uint32_t frames = 0;
     bool bad = false;
 
@@ -53,16 +48,22 @@ static uint32_t rx_lane(struct port *port, uint32_t lane_index)
     }
     exchange_begin(&batch, MEM_INTENT_RX);
     while (used > 0) {
+        struct mem_cell *cell = mem_cell_at(lane, batch.position);
+        uint64_t word = exchange_load(cell);
         uint32_t n = 1;
 
-        if (unlikely(mem_cell_at(lane, batch.position)->flags & NM_MOREFRAG)) {
+        if (unlikely(word >> WORD_FLAGS_SHIFT & NM_MOREFRAG)) {
             n = frame_cells(lane, batch.position, used, &bad);
         }
         if (bad || n == 0 || n > room) {
             break;
         }
-        if (!take_frame(&batch, port, device->shared->bufs, n)) {
-            bad = true;
+        bad = !take_cell(&batch, port->rx, bufs, cell, word);
+        for (uint32_t i = 1; i < n && !bad; i++) {
+            cell = mem_cell_at(lane, batch.position);
+            bad = !take_cell(&batch, port->rx, bufs, cell, exchange_load(cell));
+        }
+        if (bad) {
             break;
         }
         frames++;
@@ -73,6 +74,7 @@ static uint32_t rx_lane(struct port *port, uint32_t lane_index)
     atomic_store_explicit(&lane->head, batch.position, memory_order_release);
     __atomic_store_n(&port->rx->tail, batch.slot, __ATOMIC_RELEASE);
     exchange_end(&batch);
+    port->counters->rx_bytes += batch.bytes;
     if (bad) { /* this lane's frames are lost */
         port->counters->errors++;
         atomic_store(&lane->head, atomic_load(&lane->tail));

@@ -18,9 +18,11 @@ struct tx_run {
     const struct mem_place *place;
     uint64_t now_us;
     uint64_t up;
-    uint64_t woken;  /* receivers to ring for */
-    uint32_t target; /* of the batch; UINT32_MAX: no batch is open */
-    uint32_t room;   /* cells known to be free in its lane */
+    uint64_t woken;     /* receivers to ring for */
+    uint32_t target;    /* of the batch; UINT32_MAX: no batch is open */
+    uint16_t mac_start; /* destination of the batch's frames: the next may be alike; 0: none */
+    uint32_t mac_end;
+    uint32_t room; /* cells known to be free in its lane */
     struct exchange batch;
 };
 
@@ -86,9 +88,8 @@ static enum tx_answer lane_room(struct mem_lane *lane, uint32_t tail, uint32_t n
 
 static uint32_t lane_of(const struct tx_run *run, uint32_t target)
 {
-    return run->place->server
-               ? mem_lane_index(run->shared, target, run->place->index, true)
-               : mem_lane_index(run->shared, run->place->index, target, false);
+    return run->place->server ? mem_lane_index(run->shared, target, run->place->index, true)
+                              : mem_lane_index(run->shared, run->place->index, target, false);
 }
 
 /* Publishes what the open batch has exchanged. */
@@ -104,6 +105,8 @@ static void batch_close(struct tx_run *run)
     batch->side->tx_hwcur = batch->slot;
     exchange_end(batch);
     run->target = UINT32_MAX;
+    run->mac_start = 0;
+    run->mac_end = 0;
 }
 
 static void batch_open(struct tx_run *run, uint32_t target)
@@ -117,6 +120,7 @@ static void batch_open(struct tx_run *run, uint32_t target)
     run->batch.position = atomic_load_explicit(&lane->tail, memory_order_relaxed);
     run->room = 0;
     run->target = target;
+    run->woken |= (uint64_t)1 << target;
     exchange_begin(&run->batch, MEM_INTENT_TX);
 }
 
@@ -200,12 +204,18 @@ static enum tx_answer send_frame(struct tx_run *run, uint32_t n)
         broadcast(run);
         return TX_SENT;
     }
-    target = target_of(run, frame, len);
-    if (target < 0) {
-        return TX_DROP;
-    }
-    if ((uint32_t)target != run->target) {
-        batch_open(run, (uint32_t)target);
+    if (load_u32(frame + 2) != run->mac_end || load_u16(frame) != run->mac_start) {
+        target = target_of(run, frame, len);
+        if (target < 0) {
+            return TX_DROP;
+        }
+        if ((uint32_t)target != run->target) {
+            batch_open(run, (uint32_t)target);
+        }
+        if (run->place->server) { /* a client's frames differ in their hash, not in the MAC */
+            run->mac_start = load_u16(frame);
+            run->mac_end = load_u32(frame + 2);
+        }
     }
     if (unlikely(run->room < n)) {
         enum tx_answer answer =
@@ -216,7 +226,6 @@ static enum tx_answer send_frame(struct tx_run *run, uint32_t n)
         }
     }
     run->room -= n;
-    run->woken |= (uint64_t)1 << target;
     for (uint32_t i = 0; i < n; i++) {
         struct nm_slot *slot = &ring->slot[run->batch.slot];
         uint64_t word = exchange_load(slot);

@@ -5,6 +5,9 @@ static bool echo_step(struct stack *stack, uint32_t conn)
 {
     uint32_t moved = socket_echo(stack, conn);
 
+    if (likely(moved > 0 && !socket_peer_closed(stack, conn))) {
+        return false;
+    }
     if (socket_eof(stack, conn)) {
         socket_shutdown(stack, conn);
         return false;

@@ -61,22 +61,13 @@ void arp_input(struct stack *stack, struct frame *frame)
     }
 }
 
-bool arp_resolve(struct stack *stack, uint32_t ip, uint8_t mac[6])
+static const uint8_t *resolve_anew(struct stack *stack, uint32_t ip, struct hop *hop)
 {
-    struct hop *hop = &stack->hops[(ip * 0x9e3779b1u) >> 26];
     bool ask;
-    bool known;
+    bool known = neighbour_lookup(stack->cluster->neighbours, ip, hop->mac, stack->now_us, &ask);
 
-    if (likely(hop->ip == ip && stack->now_us < hop->until_us)) {
-        memcpy(mac, hop->mac, sizeof(hop->mac));
-        return true;
-    }
-    known = neighbour_lookup(stack->cluster->neighbours, ip, mac, stack->now_us, &ask);
-    if (known) {
-        hop->ip = ip;
-        hop->until_us = stack->now_us + HOP_US;
-        memcpy(hop->mac, mac, sizeof(hop->mac));
-    }
+    hop->ip = ip;
+    hop->until_us = known ? stack->now_us + HOP_US : 0;
     if (ask) {
         struct reply *reply = reply_add(stack, REPLY_ARP_ASK);
 
@@ -84,7 +75,17 @@ bool arp_resolve(struct stack *stack, uint32_t ip, uint8_t mac[6])
             reply->ip = ip;
         }
     }
-    return known;
+    return known ? hop->mac : NULL;
+}
+
+const uint8_t *arp_resolve(struct stack *stack, uint32_t ip)
+{
+    struct hop *hop = &stack->hops[(ip * 0x9e3779b1u) >> 26];
+
+    if (likely(hop->ip == ip && stack->now_us < hop->until_us)) {
+        return hop->mac;
+    }
+    return resolve_anew(stack, ip, hop);
 }
 
 void arp_announce(struct stack *stack)

@@ -3,8 +3,9 @@
 #include "stack/stack.h"
 
 void arp_input(struct stack *stack, struct frame *frame);
-/* The MAC of an address on our link; false: unknown, and asked for at most once a second. */
-bool arp_resolve(struct stack *stack, uint32_t ip, uint8_t mac[6]);
+/* The MAC of an address on our link, for this turn; NULL: unknown, asked for once a second at most.
+ */
+const uint8_t *arp_resolve(struct stack *stack, uint32_t ip);
 /* Queues an announcement of our own address (RFC 5227 section 2.3). */
 void arp_announce(struct stack *stack);
 /* False: the TX ring is full. */

@@ -4,7 +4,8 @@
 #include <stddef.h>
 
 enum {
-    COPY_MAX = 256, /* bytes cheaper to copy into a started chunk than to spend a chunk on */
+    CHUNKS_LOW = 64, /* free chunks below which freed ones are needed soon */
+    COPY_MAX = 256,  /* bytes cheaper to copy into a started chunk than to spend a chunk on */
 };
 
 uint32_t chunk_alloc(struct stack *stack)
@@ -32,6 +33,7 @@ void chunk_free(struct stack *stack, uint32_t index)
     ENSURE(index < stack->config->chunks_max &&
            stack->shared->chunk_free_n + stack->chunk_freed_n < stack->config->chunks_max);
     stack->chunk_freed[stack->chunk_freed_n++] = index;
+    stack->commit_soon |= stack->shared->chunk_free_n < CHUNKS_LOW;
 }
 
 void chunk_free_pending(struct stack *stack)

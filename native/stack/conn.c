@@ -8,6 +8,7 @@
 #include "stack/chunk.h"
 #include "stack/directory.h"
 #include "stack/flow.h"
+#include "stack/ipv4.h"
 #include "stack/timer.h"
 
 static size_t lines(size_t bytes)
@@ -80,6 +81,7 @@ int stack_attach(struct stack *stack, bool fresh)
     uint32_t conns = stack->config->conns_max;
 
     layout(stack);
+    ipv4_prepare(stack);
     stack->ready = calloc(conns, sizeof(uint32_t));
     stack->output = calloc(2 * (size_t)conns, sizeof(uint32_t)); /* a pass may append all again */
     stack->marks = calloc(conns, 1);

@@ -15,8 +15,6 @@
 enum {
     SWEEP_SLICE = 1024, /* connections looked at per turn after an adoption */
     TIMERS_PER_TURN = 4096,
-    UNDO_LONG = UNDO_LINES_MAX / 2, /* lines after which a turn is committed in parts */
-    CHUNKS_LOW = 64,                /* free chunks below which freed ones are needed */
 };
 
 void stack_commit(struct stack *stack)
@@ -30,20 +28,14 @@ void stack_commit(struct stack *stack)
         directory_clear(stack->cluster->directory, stack->clear_hash[i], stack->shard);
     }
     stack->clears_n = 0;
-}
-
-void stack_step(struct stack *stack)
-{
-    if (unlikely(stack->arena.undo->count > UNDO_LONG || stack->clears_n == CLEARS_MAX ||
-                 (stack->chunk_freed_n > 0 && stack->shared->chunk_free_n < CHUNKS_LOW))) {
-        stack_commit(stack);
-    }
+    stack->commit_soon = false;
 }
 
 void stack_clear_later(struct stack *stack, uint64_t hash)
 {
     ENSURE(stack->clears_n < CLEARS_MAX);
     stack->clear_hash[stack->clears_n++] = hash;
+    stack->commit_soon |= stack->clears_n == CLEARS_MAX;
 }
 
 void stack_clear_not(struct stack *stack, uint64_t hash)
@@ -80,6 +72,23 @@ static void settle(struct stack *stack, struct frame *frame)
     stack_step(stack);
 }
 
+/*
+ * A request that came as predicted is served and answered at once, while its lines are warm, unless
+ * `more` of the same connection follows in the burst: then its reply is one segment as well.
+ */
+static void answer(struct stack *stack, const struct frame *frame, bool more)
+{
+    uint32_t conn = frame->conn;
+    const struct conn_hot *hot = &stack->hot[conn];
+
+    if (more || stack->services[hot->service]->step(stack, conn)) {
+        conn_mark_ready(stack, conn);
+        conn_mark_output(stack, conn);
+    } else if (stack->tx.left == 0 || !tcp_predicted_output(stack, conn)) {
+        conn_mark_output(stack, conn);
+    }
+}
+
 void engine_input(struct stack *stack, struct frame *frames, uint32_t n)
 {
     ENSURE(frames == stack->frames);
@@ -91,7 +100,11 @@ void engine_input(struct stack *stack, struct frame *frames, uint32_t n)
         if (frame->verdict == VERDICT_NONE) {
             switch (frame->kind) {
             case FRAME_TCP:
-                tcp_input(stack, frame);
+                if (tcp_predicted_input(stack, frame)) {
+                    answer(stack, frame, i + 1 < n && frame[1].conn == frame->conn);
+                } else {
+                    tcp_input(stack, frame);
+                }
                 break;
             case FRAME_ARP:
                 arp_input(stack, frame);

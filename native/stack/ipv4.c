@@ -5,6 +5,9 @@
 #include <string.h>
 
 #include "base/csum.h"
+#include "stack/eth.h"
+
+#define FIRST_BYTE htonl(0xff000000u)
 
 enum {
     TTL_DEFAULT = 64,
@@ -18,7 +21,11 @@ enum {
 static bool source_possible(const struct stack_config *config, uint32_t src)
 {
     uint32_t host = ntohl(src);
+    uint32_t apart = src ^ config->ip;
 
+    if (likely((apart & config->netmask) == 0 && (config->netmask & FIRST_BYTE) == FIRST_BYTE)) {
+        return apart != 0 && (src | config->netmask) != UINT32_MAX; /* a neighbour of ours */
+    }
     if (host >> 24 == 0 || host >> 24 == 127 || host >> 28 >= 14 || src == config->ip) {
         return false;
     }
@@ -105,6 +112,17 @@ void ipv4_write(const struct stack *stack, uint8_t *buf, uint32_t dst, uint8_t p
 
     ip.check = csum_fold(csum_ipv4_header(&ip));
     memcpy(buf, &ip, sizeof(ip));
+}
+
+void ipv4_prepare(struct stack *stack)
+{
+    static const uint8_t nobody[ETH_ALEN_BYTES];
+
+    eth_write(stack, stack->head, nobody, ETHERTYPE_IPV4);
+    ipv4_write(stack, stack->head + ETH_HDR_LEN, 0, PROTO_TCP, 0);
+    memset(stack->head + ETH_HDR_LEN + offsetof(struct wire_ipv4, total_len), 0, sizeof(uint16_t));
+    memset(stack->head + ETH_HDR_LEN + offsetof(struct wire_ipv4, check), 0, sizeof(uint16_t));
+    stack->head_sum = csum_ipv4_header(stack->head + ETH_HDR_LEN);
 }
 
 uint32_t stack_next_hop(const struct stack_config *config, uint32_t dst)

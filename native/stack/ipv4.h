@@ -9,5 +9,7 @@ bool ipv4_plain_tcp(const struct stack_config *config, struct frame *frame);
 /* A header without options, DF, for `len` bytes of payload. */
 void ipv4_write(const struct stack *stack, uint8_t *buf, uint32_t dst, uint8_t protocol,
                 uint32_t len);
+/* Makes stack->head, the headers that are equal in all that we send. */
+void ipv4_prepare(struct stack *stack);
 /* The address whose MAC a packet to `dst` needs. */
 uint32_t stack_next_hop(const struct stack_config *config, uint32_t dst);

@@ -29,15 +29,17 @@ static bool may_write(const struct conn_hot *hot)
            !(hot->flags & CONN_FIN_QUEUED);
 }
 
+static inline uint32_t send_room(const struct stack *stack, const struct conn_hot *hot,
+                                 uint32_t used)
+{
+    return may_write(hot) && used < stack->config->snd_buf ? stack->config->snd_buf - used : 0;
+}
+
 uint32_t socket_writable(struct stack *stack, uint32_t conn)
 {
     const struct conn_active *active = conn_active_of(stack, conn);
-    uint32_t used = active ? active->snd.bytes : 0;
 
-    if (!may_write(&stack->hot[conn]) || used >= stack->config->snd_buf) {
-        return 0;
-    }
-    return stack->config->snd_buf - used;
+    return send_room(stack, &stack->hot[conn], active ? active->snd.bytes : 0);
 }
 
 const uint8_t *socket_peek(struct stack *stack, uint32_t conn, uint32_t *len)
@@ -80,9 +82,13 @@ uint32_t socket_write(struct stack *stack, uint32_t conn, const void *data, uint
 
 uint32_t socket_echo(struct stack *stack, uint32_t conn)
 {
-    uint32_t len = min_u32(socket_readable(stack, conn), socket_writable(stack, conn));
-    struct conn_active *active;
+    struct conn_active *active = conn_active_of(stack, conn);
+    uint32_t len;
 
+    if (!active) {
+        return 0;
+    }
+    len = min_u32(active->rcv.bytes, send_room(stack, &stack->hot[conn], active->snd.bytes));
     if (len == 0) {
         return 0;
     }

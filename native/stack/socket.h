@@ -10,6 +10,12 @@
 uint32_t socket_readable(struct stack *stack, uint32_t conn);
 /* True when the peer has closed and everything before was read. */
 bool socket_eof(struct stack *stack, uint32_t conn);
+/* True when the peer has closed; there may still be something to read. */
+static inline bool socket_peer_closed(const struct stack *stack, uint32_t conn)
+{
+    return stack->hot[conn].flags & CONN_PEER_FIN;
+}
+
 /* Bytes that may be written now; 0 after shutdown. */
 uint32_t socket_writable(struct stack *stack, uint32_t conn);
 /* True once established (and not reset). */

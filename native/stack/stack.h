@@ -23,6 +23,7 @@ enum {
     REPLIES_MAX = BURST_MAX,
     HOPS = 64,
     CLEARS_MAX = BURST_MAX,
+    UNDO_LONG = UNDO_LINES_MAX / 2, /* lines after which a turn is committed in parts */
 };
 
 struct listener {
@@ -131,13 +132,17 @@ struct stack {
     uint32_t ready_n;
     uint32_t *output; /* connections that may have something to say */
     uint32_t output_n;
-    uint8_t *marks;      /* CONN_MARK_* bits: already in ready or output */
-    void *service_data;  /* a client's own, for its service */
+    /* Ethernet and IPv4 headers of all that we send, without destination and length */
+    uint8_t head[ETH_HDR_LEN + IPV4_HDR_LEN];
+    uint64_t head_sum;  /* of its IPv4 part */
+    uint8_t *marks;     /* CONN_MARK_* bits: already in ready or output */
+    void *service_data; /* a client's own, for its service */
     /* what may only follow the commit */
     uint64_t clear_hash[CLEARS_MAX]; /* directory entries to clear */
     uint32_t clears_n;
     uint32_t *chunk_freed; /* not yet in the free list: nobody may overwrite them */
     uint32_t chunk_freed_n;
+    bool commit_soon; /* what the commit frees is needed, or its lists are full */
     uint32_t settled; /* frames[] below have their verdict */
     uint32_t counted; /* frames[] below are in the statistics */
     struct frame frames[BURST_MAX];
@@ -155,9 +160,16 @@ struct reply *reply_add(struct stack *stack, enum reply_kind kind);
 void stack_commit(struct stack *stack);
 /*
  * The end of a step (a frame, a timer, a service step, output of a connection): the state is
- * consistent. A turn is one transaction of many steps; it is committed here only when it grows long.
+ * consistent. A turn is one transaction of many steps; it is committed here only when it grows
+ * long.
  */
-void stack_step(struct stack *stack);
+static inline void stack_step(struct stack *stack)
+{
+    if (unlikely(stack->arena.undo->count > UNDO_LONG || stack->commit_soon)) {
+        stack_commit(stack);
+    }
+}
+
 /* The directory's entry of a flow goes once the transaction is committed. */
 void stack_clear_later(struct stack *stack, uint64_t hash);
 /* The flow lives again before its entry was cleared. */

@@ -108,7 +108,6 @@ static uint32_t receive(struct stack *stack)
 static int transmit(struct stack *stack)
 {
     enter(stack, PHASE_OUTPUT);
-    tx_begin(stack);
     engine_output(stack);
     stack_commit(stack); /* the turn is one transaction; nothing of it is visible before */
     enter(stack, PHASE_TX);
@@ -140,6 +139,7 @@ int worker_turn(struct worker *worker, uint64_t now_us)
     if (error != 0) {
         return error;
     }
+    tx_begin(stack); /* the usual request is answered while it is received */
     work = receive(stack);
     enter(stack, PHASE_TIMERS);
     engine_timers(stack);

@@ -165,9 +165,6 @@ void tcp_input(struct stack *stack, struct frame *frame)
     struct segment seg;
     uint32_t conn;
 
-    if (tcp_predicted_input(stack, frame)) {
-        return;
-    }
     frame->verdict = (uint8_t)segment_parse(stack, frame, &seg);
     if (frame->verdict != VERDICT_NONE) {
         return;

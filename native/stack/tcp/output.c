@@ -54,10 +54,10 @@ static void write_headers(struct stack *stack, uint8_t *buf, const struct tuple 
 /* A TX buffer with the Ethernet header done; NULL: ring full, or the next hop is not known yet. */
 static uint8_t *begin_frame(struct stack *stack, uint32_t raddr, bool *unresolved)
 {
-    uint8_t mac[6];
+    const uint8_t *mac = arp_resolve(stack, stack_next_hop(stack->config, raddr));
     uint8_t *buf;
 
-    *unresolved = !arp_resolve(stack, stack_next_hop(stack->config, raddr), mac);
+    *unresolved = !mac;
     if (*unresolved) {
         stats_add(stack->stats, COUNTER_neighbour_misses, 1);
         return NULL;

@@ -16,6 +16,8 @@
 enum {
     USUAL_FLAGS = CONN_PASSIVE | CONN_WS_OK,
     PLAIN_HEADER = 0x50, /* data offset of 20 bytes */
+    COPY_BLOCK = 64,
+    COPY_SHORT = 256,
 };
 
 /* The fixed TCP header as it lies in the frame. */
@@ -162,24 +164,27 @@ bool tcp_predicted_input(struct stack *stack, struct frame *frame)
     take_ack(stack, conn, active, &header);
     take_payload(stack, active, index, header.len, sum);
     hot->rcv_nxt += header.len;
-    conn_mark_ready(stack, conn);
-    conn_mark_output(stack, conn);
     frame->verdict = VERDICT_tcp_ok;
     return true;
 }
 
-/* Short payloads by words, without a call. */
+/* Short payloads by whole blocks, which may end beyond `len`: within a buffer at either side. */
 static inline void copy_short(uint8_t *to, const uint8_t *from, uint32_t len)
 {
-    if (len >= 256) {
+    for (uint32_t at = 0; at < len; at += COPY_BLOCK) {
+        memcpy(to + at, from + at, COPY_BLOCK);
+    }
+}
+
+static void copy_payload_out(const struct stack *stack, uint8_t *to, const uint8_t *from,
+                             uint32_t len, uint32_t start)
+{
+    if (len <= COPY_SHORT && start + len <= CHUNK_BYTES - COPY_BLOCK &&
+        stack->port->tx->nr_buf_size >=
+            PORT_VNET_HDR_LEN + TCP_HEADERS_LEN + COPY_SHORT + COPY_BLOCK) {
+        copy_short(to, from, len);
+    } else {
         memcpy(to, from, len);
-        return;
-    }
-    for (; len >= 16; len -= 16, to += 16, from += 16) {
-        memcpy(to, from, 16);
-    }
-    for (; len > 0; len--) {
-        *to++ = *from++;
     }
 }
 
@@ -194,26 +199,35 @@ static bool may_answer(const struct conn_hot *hot, const struct conn_active *act
            (active->flags & ~(uint32_t)ACTIVE_TIMING) == 0;
 }
 
-/* Headers around a payload that stands in `buf` already; 54 bytes written as whole words. */
-static void write_headers(struct stack *stack, const struct conn_hot *hot, uint8_t *buf,
+/* The 54 bytes of headers before a payload that stands in `buf` already. */
+static void write_headers(const struct stack *stack, const struct conn_hot *hot, uint8_t *buf,
                           uint32_t len, uint32_t window, uint64_t payload_sum)
 {
-    uint32_t total = IPV4_HDR_LEN + TCP_HDR_LEN + len;
-    struct wire_tcp tcp = {
-        .src_port = hot->tuple.lport,
-        .dst_port = hot->tuple.rport,
-        .seq = htonl(hot->snd_nxt),
-        .ack = htonl(hot->rcv_nxt),
-        .data_off = PLAIN_HEADER,
-        .flags = TCP_ACK | TCP_PSH,
-        .window = htons((uint16_t)window),
-    };
-    uint64_t sum = csum_pseudo(hot->tuple.laddr, hot->tuple.raddr, PROTO_TCP, TCP_HDR_LEN + len);
+    uint8_t *ip = buf + ETH_HDR_LEN;
+    uint8_t *l4 = ip + IPV4_HDR_LEN;
+    uint16_t total = htons((uint16_t)(IPV4_HDR_LEN + TCP_HDR_LEN + len));
+    uint32_t word[4] = {load_u32(&hot->tuple.lport), htonl(hot->snd_nxt), htonl(hot->rcv_nxt),
+                        htonl(PLAIN_HEADER << 24 | (TCP_ACK | TCP_PSH) << 16 | window)};
+    uint64_t sum = csum_pseudo(hot->tuple.laddr, hot->tuple.raddr, PROTO_TCP, TCP_HDR_LEN + len) +
+                   word[0] + word[1] + word[2] + word[3] + payload_sum;
 
-    tcp.check = csum_fold(csum_ipv4_header(&tcp) + sum + payload_sum); /* 20 bytes as well */
-    ipv4_write(stack, buf + ETH_HDR_LEN, hot->tuple.raddr, PROTO_TCP, total - IPV4_HDR_LEN);
-    memcpy(buf + ETH_HDR_LEN + IPV4_HDR_LEN, &tcp, sizeof(tcp));
-    tx_push(stack, ETH_HDR_LEN + total);
+    store_u16(ip + offsetof(struct wire_ipv4, total_len), total);
+    store_u16(ip + offsetof(struct wire_ipv4, check),
+              csum_fold(stack->head_sum + total + hot->tuple.raddr));
+    store_u32(ip + offsetof(struct wire_ipv4, dst), hot->tuple.raddr);
+    store_u32(l4, word[0]);
+    store_u32(l4 + offsetof(struct wire_tcp, seq), word[1]);
+    store_u32(l4 + offsetof(struct wire_tcp, ack), word[2]);
+    store_u32(l4 + offsetof(struct wire_tcp, data_off), word[3]);
+    store_u32(l4 + offsetof(struct wire_tcp, check), csum_fold(sum)); /* urgent: 0 */
+}
+
+/* Everything up to the IP addresses, as it is in all that we send. */
+static void write_link(const struct stack *stack, uint8_t *buf, const uint8_t mac[6])
+{
+    memcpy(buf, stack->head, sizeof(stack->head));
+    store_u32(buf, load_u32(mac));
+    store_u16(buf + 4, load_u16(mac + 4));
 }
 
 static void book_answer(struct stack *stack, uint32_t conn, struct conn_active *active,
@@ -242,13 +256,16 @@ bool tcp_predicted_output(struct stack *stack, uint32_t conn)
     struct conn_active *active = conn_active_of(stack, conn);
     const struct chunk *chunk;
     const uint8_t *payload;
-    uint8_t mac[6];
+    const uint8_t *mac;
     uint8_t *buf;
     uint32_t len;
     uint64_t sum;
 
-    if (!active || !may_answer(hot, active) ||
-        !arp_resolve(stack, stack_next_hop(stack->config, hot->tuple.raddr), mac)) {
+    if (!active || !may_answer(hot, active)) {
+        return false;
+    }
+    mac = arp_resolve(stack, stack_next_hop(stack->config, hot->tuple.raddr));
+    if (!mac) {
         return false;
     }
     buf = tx_reserve(stack);
@@ -262,12 +279,13 @@ bool tcp_predicted_output(struct stack *stack, uint32_t conn)
     len = active->snd.bytes;
     if (chunk->sum & CHUNK_SUM_KNOWN) {
         sum = chunk->sum & UINT16_MAX;
-        copy_short(buf + TCP_HEADERS_LEN, payload, len);
+        copy_payload_out(stack, buf + TCP_HEADERS_LEN, payload, len, chunk->start);
     } else {
         sum = csum_copy(buf + TCP_HEADERS_LEN, payload, len);
     }
-    eth_write(stack, buf, mac, ETHERTYPE_IPV4);
+    write_link(stack, buf, mac);
     write_headers(stack, hot, buf, len, tcp_window(stack, conn), sum);
+    tx_push(stack, TCP_HEADERS_LEN + len);
     stats_add(stack->stats, COUNTER_copied_bytes, len);
     book_answer(stack, conn, active, len);
     return true;
