@@ -20,6 +20,9 @@
 /* Prints the condition and its place, then aborts: the supervisor restarts the worker. */
 _Noreturn void base_fail(const char *condition, const char *file, int line);
 
+/* For the two or three functions that the usual request runs through. */
+#define always_inline inline __attribute__((always_inline))
+
 static inline bool likely(bool cond)
 {
     return __builtin_expect(cond, 1);

@@ -5,9 +5,9 @@
  *
  * A *side* is one ring pair. For each (link, server ring) there are two *lanes* of cells, one each
  * way. Every cell and every slot always owns exactly one buffer: a sync exchanges buffers between a
- * slot and a cell, so that nothing is copied and nobody waits for anybody. The exchanges are covered
- * by the side's intent record: a kill between their stores is completed by recover. Start reading at
- * mem_rx_sync in mem_rx.c and mem_tx_sync in mem_tx.c.
+ * slot and a cell, so that nothing is copied and nobody waits for anybody. The exchanges are
+ * covered by the side's intent record: a kill between their stores is completed by recover. Start
+ * reading at mem_rx_sync in mem_rx.c and mem_tx_sync in mem_tx.c.
  */
 #pragma once
 #include "ports/port.h"

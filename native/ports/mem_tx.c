@@ -105,8 +105,7 @@ static void batch_close(struct tx_run *run)
     batch->side->tx_hwcur = batch->slot;
     exchange_end(batch);
     run->target = UINT32_MAX;
-    run->mac_start = 0;
-    run->mac_end = 0;
+    run->room = 0;
 }
 
 static void batch_open(struct tx_run *run, uint32_t target)
@@ -189,54 +188,110 @@ static int target_of(const struct tx_run *run, const uint8_t *frame, uint32_t le
     return frame[5];
 }
 
+/* Gives the slot at the batch's place to its lane. */
+static inline void give_slot(struct tx_run *run, struct nm_ring *ring, uint64_t word)
+{
+    const uint64_t kept =
+        ((uint64_t)NM_MOREFRAG << WORD_FLAGS_SHIFT) | (((uint64_t)1 << WORD_FLAGS_SHIFT) - 1);
+
+    exchange_one(&run->batch, ring, mem_cell_at(run->batch.lane, run->batch.position), word & kept,
+                 &ring->slot[run->batch.slot], word | (uint64_t)NM_BUF_CHANGED << WORD_FLAGS_SHIFT);
+}
+
+/* Opens the batch for the frame at its slot. */
+static enum tx_answer aim(struct tx_run *run, const uint8_t *frame, uint32_t len, uint32_t n)
+{
+    bool server = run->place->server;
+    int target;
+
+    if (len < ETH_HDR_LEN || (!server && !(run->up >> run->place->index & 1))) {
+        return TX_DROP;
+    }
+    target = target_of(run, frame, len);
+    if (target < 0) {
+        return TX_DROP;
+    }
+    if ((uint32_t)target != run->target) {
+        batch_open(run, (uint32_t)target);
+    }
+    if (server) { /* a client's frames differ in their hash, not in the MAC */
+        run->mac_start = load_u16(frame);
+        run->mac_end = load_u32(frame + 2);
+    }
+    if (run->room < n) {
+        return lane_room(run->batch.lane, run->batch.position, n, run->now_us, &run->room);
+    }
+    return TX_SENT;
+}
+
 /* The frame of `n` slots at the batch's slot. */
 static enum tx_answer send_frame(struct tx_run *run, uint32_t n)
 {
     struct nm_ring *ring = run->port->tx;
     const uint8_t *frame = nm_ring_buf(ring, run->batch.slot);
-    uint32_t len = ring->slot[run->batch.slot].len;
-    int target;
+    enum tx_answer answer;
 
-    if (len < ETH_HDR_LEN || (!run->place->server && !(run->up >> run->place->index & 1))) {
-        return TX_DROP;
-    }
     if (run->place->server && (frame[0] & 1) && n == 1) {
         broadcast(run);
         return TX_SENT;
     }
-    if (load_u32(frame + 2) != run->mac_end || load_u16(frame) != run->mac_start) {
-        target = target_of(run, frame, len);
-        if (target < 0) {
-            return TX_DROP;
-        }
-        if ((uint32_t)target != run->target) {
-            batch_open(run, (uint32_t)target);
-        }
-        if (run->place->server) { /* a client's frames differ in their hash, not in the MAC */
-            run->mac_start = load_u16(frame);
-            run->mac_end = load_u32(frame + 2);
-        }
-    }
-    if (unlikely(run->room < n)) {
-        enum tx_answer answer =
-            lane_room(run->batch.lane, run->batch.position, n, run->now_us, &run->room);
-
-        if (answer != TX_SENT) {
-            return answer;
-        }
+    answer = aim(run, frame, ring->slot[run->batch.slot].len, n);
+    if (answer != TX_SENT) {
+        return answer;
     }
     run->room -= n;
     for (uint32_t i = 0; i < n; i++) {
-        struct nm_slot *slot = &ring->slot[run->batch.slot];
-        uint64_t word = exchange_load(slot);
-        uint64_t frag = (uint64_t)NM_MOREFRAG << WORD_FLAGS_SHIFT;
-        uint64_t below = ((uint64_t)1 << WORD_FLAGS_SHIFT) - 1;
-
-        exchange_one(&run->batch, ring, mem_cell_at(run->batch.lane, run->batch.position),
-                     word & (below | frag), slot,
-                     word | (uint64_t)NM_BUF_CHANGED << WORD_FLAGS_SHIFT);
+        give_slot(run, ring, exchange_load(&ring->slot[run->batch.slot]));
     }
     return TX_SENT;
+}
+
+/* True when the slot's frame is whole, and goes where the one before went. */
+static inline bool is_alike(const struct tx_run *run, const struct nm_ring *ring, uint64_t word)
+{
+    const uint8_t *frame =
+        (const uint8_t *)ring + ring->buf_ofs + (size_t)(uint32_t)word * ring->nr_buf_size;
+
+    return run->room > 0 && !(word >> WORD_FLAGS_SHIFT & NM_MOREFRAG) &&
+           (uint16_t)(word >> 32) >= ETH_HDR_LEN && load_u32(frame + 2) == run->mac_end &&
+           load_u16(frame) == run->mac_start;
+}
+
+static void send_all(struct tx_run *run)
+{
+    struct nm_ring *ring = run->port->tx;
+    struct port_counters *counters = run->port->counters;
+    uint32_t head = ring->head;
+    uint64_t frames = 0;
+    uint64_t bytes = 0;
+
+    while (run->batch.slot != head) {
+        uint64_t word = exchange_load(&ring->slot[run->batch.slot]);
+        enum tx_answer answer = TX_SENT;
+
+        if (likely(is_alike(run, ring, word))) {
+            run->room--;
+            give_slot(run, ring, word);
+        } else {
+            uint32_t n = frame_slots(ring, run->batch.slot);
+
+            answer = n ? send_frame(run, n) : TX_HOLD;
+            if (answer == TX_HOLD) {
+                break;
+            }
+            if (answer == TX_DROP) {
+                skip(run, n);
+                counters->tx_dropped++;
+                continue;
+            }
+        }
+        frames++;
+        bytes += (uint16_t)(word >> 32);
+    }
+    batch_close(run);
+    counters->tx_frames += frames;
+    counters->tx_bytes += bytes;
+    counters->tx_syncs += frames > 0;
 }
 
 int mem_tx_sync(struct port *port, uint64_t now_us)
@@ -250,36 +305,15 @@ int mem_tx_sync(struct port *port, uint64_t now_us)
                          .now_us = now_us,
                          .target = UINT32_MAX,
                          .batch = {.side = side, .slot = side->tx_hwcur}};
-    uint64_t frames = 0;
-    uint64_t bytes = 0;
 
     ENSURE(ring->head < ring->num_slots && side->tx_hwcur < ring->num_slots);
     atomic_fetch_add(&side->sync_seq, 1);
     run.up = atomic_load_explicit(&run.shared->links_up, memory_order_relaxed);
-    while (run.batch.slot != ring->head) {
-        uint32_t n = frame_slots(ring, run.batch.slot);
-        uint32_t len = ring->slot[run.batch.slot].len;
-        enum tx_answer answer = n ? send_frame(&run, n) : TX_HOLD;
-
-        if (answer == TX_HOLD) {
-            break;
-        }
-        if (answer == TX_DROP) {
-            skip(&run, n);
-            port->counters->tx_dropped++;
-            continue;
-        }
-        frames++;
-        bytes += len;
-    }
-    batch_close(&run);
+    send_all(&run);
     /* everything before hwcur is complete at once: the slots hold fresh buffers */
     __atomic_store_n(&ring->tail, side->tx_hwcur ? side->tx_hwcur - 1 : ring->num_slots - 1,
                      __ATOMIC_RELEASE);
     atomic_fetch_add(&side->sync_seq, 1);
-    port->counters->tx_frames += frames;
-    port->counters->tx_bytes += bytes;
-    port->counters->tx_syncs += frames > 0;
     wake_all(port, run.woken);
     return 0;
 }

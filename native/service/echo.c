@@ -15,4 +15,5 @@ static bool echo_step(struct stack *stack, uint32_t conn)
     return moved == 0 && socket_readable(stack, conn) > 0 && socket_writable(stack, conn) > 0;
 }
 
-const struct service service_echo = {.name = "echo", .default_port = 7, .step = echo_step};
+const struct service service_echo = {
+    .name = "echo", .default_port = 7, .mirror = true, .step = echo_step};

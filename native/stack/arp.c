@@ -61,7 +61,8 @@ void arp_input(struct stack *stack, struct frame *frame)
     }
 }
 
-static const uint8_t *resolve_anew(struct stack *stack, uint32_t ip, struct hop *hop)
+__attribute__((noinline)) static const uint8_t *resolve_anew(struct stack *stack, uint32_t ip,
+                                                             struct hop *hop)
 {
     bool ask;
     bool known = neighbour_lookup(stack->cluster->neighbours, ip, hop->mac, stack->now_us, &ask);

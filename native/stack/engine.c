@@ -54,38 +54,47 @@ bool engine_owns(struct stack *stack, const struct tuple *tuple, uint64_t hash, 
     return *conn != CONN_NONE;
 }
 
-/* The frame's verdict and its cursor belong to the step that changed everything else. */
-static void settle(struct stack *stack, struct frame *frame)
+/* A frame off a lane: its cursor stands elsewhere. */
+static void settle_lane(struct stack *stack, const struct frame *frame)
 {
-    struct stack_shared *shared = stack->shared;
-    uint32_t *cursor = &shared->rx_cursor;
+    uint32_t *cursor;
 
-    if (frame->nslots == 0) {
-        ENSURE(frame->slot < STACK_SHARDS_MAX);
-        cursor = &shared->lane_cursor[frame->slot];
-        stats_add(stack->stats, COUNTER_steered_in, 1);
-    }
+    ENSURE(frame->slot < STACK_SHARDS_MAX);
+    cursor = &stack->shared->lane_cursor[frame->slot];
+    stats_add(stack->stats, COUNTER_steered_in, 1);
     undo_save(&stack->arena, cursor);
     *cursor = frame->next;
-    ASSERT(frame->verdict < VERDICT_COUNT);
-    stack->settled++;
-    stack_step(stack);
 }
 
 /*
- * A request that came as predicted is served and answered at once, while its lines are warm, unless
- * `more` of the same connection follows in the burst: then its reply is one segment as well.
+ * The frame's verdict and its cursor belong to the step that changed everything else. The ring's
+ * cursor has been saved.
  */
-static void answer(struct stack *stack, const struct frame *frame, bool more)
+static inline void settle(struct stack *stack, const struct frame *frame)
 {
-    uint32_t conn = frame->conn;
-    const struct conn_hot *hot = &stack->hot[conn];
+    ASSERT(frame->verdict < VERDICT_COUNT);
+    if (likely(frame->nslots != 0)) {
+        stack->shared->rx_cursor = frame->next;
+    } else {
+        settle_lane(stack, frame);
+    }
+    stack->settled++;
+    if (stack_step(stack)) {
+        undo_save(&stack->arena, &stack->shared->rx_cursor);
+    }
+}
 
-    if (more || stack->services[hot->service]->step(stack, conn)) {
-        conn_mark_ready(stack, conn);
-        conn_mark_output(stack, conn);
-    } else if (stack->tx.left == 0 || !tcp_predicted_output(stack, conn)) {
-        conn_mark_output(stack, conn);
+static void input_other(struct stack *stack, struct frame *frame)
+{
+    switch (frame->kind) {
+    case FRAME_TCP:
+        tcp_input(stack, frame);
+        break;
+    case FRAME_ARP:
+        arp_input(stack, frame);
+        break;
+    default:
+        icmp_input(stack, frame);
     }
 }
 
@@ -94,24 +103,14 @@ void engine_input(struct stack *stack, struct frame *frames, uint32_t n)
     ENSURE(frames == stack->frames);
     stack->settled = 0;
     stack->counted = 0;
-    for (uint32_t i = 0; i < n; i++) {
-        struct frame *frame = &frames[i];
-
-        if (frame->verdict == VERDICT_NONE) {
-            switch (frame->kind) {
-            case FRAME_TCP:
-                if (tcp_predicted_input(stack, frame)) {
-                    answer(stack, frame, i + 1 < n && frame[1].conn == frame->conn);
-                } else {
-                    tcp_input(stack, frame);
-                }
-                break;
-            case FRAME_ARP:
-                arp_input(stack, frame);
-                break;
-            default:
-                icmp_input(stack, frame);
-            }
+    frames[n].conn = CONN_NONE;
+    undo_save(&stack->arena, &stack->shared->rx_cursor);
+    for (struct frame *frame = frames; frame < frames + n; frame++) {
+        /* only TCP has a connection */
+        if (frame->verdict == VERDICT_NONE &&
+            !(frame->conn != CONN_NONE &&
+              tcp_predicted(stack, frame, frame[1].conn == frame->conn))) {
+            input_other(stack, frame);
         }
         settle(stack, frame);
     }

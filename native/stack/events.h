@@ -22,6 +22,7 @@ enum close_reason {
 struct service {
     const char *name;
     uint16_t default_port;
+    bool mirror; /* step() only sends back what has come: the usual request needs no call */
     /* Does what it can now. True: call again next turn, memory was short. */
     bool (*step)(struct stack *stack, uint32_t conn);
     /* The connection is about to be freed; may be NULL. */

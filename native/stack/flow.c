@@ -22,19 +22,6 @@ uint32_t flow_buckets(uint32_t conns)
     return buckets;
 }
 
-/* CONN_NONE: the entry is another flow's. */
-static inline uint32_t entry_match(const struct stack *stack, uint64_t entry,
-                                   const struct tuple *tuple, uint64_t hash)
-{
-    uint32_t conn = (uint32_t)entry - 1;
-
-    if ((entry ^ hash) >> 32 != 0 || conn >= stack->config->conns_max ||
-        stack->hot[conn].state == CONN_FREE || !tuple_equal(&stack->hot[conn].tuple, tuple)) {
-        return CONN_NONE;
-    }
-    return conn;
-}
-
 static uint32_t bucket_lookup(const struct stack *stack, uint32_t bucket, const struct tuple *tuple,
                               uint64_t hash)
 {
@@ -42,19 +29,15 @@ static uint32_t bucket_lookup(const struct stack *stack, uint32_t bucket, const 
     uint32_t conn = CONN_NONE;
 
     for (uint32_t i = 0; i < FLOW_BUCKET_ENTRIES && conn == CONN_NONE; i++) {
-        conn = entry_match(stack, entry[i], tuple, hash);
+        conn = flow_match(stack, entry[i], tuple, hash);
     }
     return conn;
 }
 
-uint32_t flow_lookup(const struct stack *stack, const struct tuple *tuple, uint64_t hash)
+uint32_t flow_search(const struct stack *stack, const struct tuple *tuple, uint64_t hash)
 {
-    const uint64_t *entry = bucket_at(stack, flow_bucket_a(stack, hash));
-    uint32_t conn = entry_match(stack, entry[flow_first_entry(hash)], tuple, hash);
+    uint32_t conn = bucket_lookup(stack, flow_bucket_a(stack, hash), tuple, hash);
 
-    if (conn == CONN_NONE) {
-        conn = bucket_lookup(stack, flow_bucket_a(stack, hash), tuple, hash);
-    }
     if (conn == CONN_NONE) {
         conn = bucket_lookup(stack, flow_bucket_b(stack, hash), tuple, hash);
     }
@@ -76,14 +59,19 @@ uint64_t *flow_room(const struct stack *stack, uint64_t hash)
 {
     uint32_t a = flow_bucket_a(stack, hash);
     uint32_t b = flow_bucket_b(stack, hash);
-    uint64_t *entry = bucket_at(stack, bucket_used(stack, b) < bucket_used(stack, a) ? b : a);
-    uint32_t first = flow_first_entry(hash);
+    uint64_t *entry = flow_first(stack, a, hash);
 
+    if (*entry == 0) {
+        return entry;
+    }
+    entry = flow_first(stack, b, hash);
+    if (*entry == 0) {
+        return entry;
+    }
+    entry = bucket_at(stack, bucket_used(stack, b) < bucket_used(stack, a) ? b : a);
     for (uint32_t i = 0; i < FLOW_BUCKET_ENTRIES; i++) {
-        uint32_t at = (first + i) % FLOW_BUCKET_ENTRIES;
-
-        if (entry[at] == 0) {
-            return &entry[at];
+        if (entry[i] == 0) {
+            return &entry[i];
         }
     }
     return NULL;

@@ -20,10 +20,11 @@ static inline uint32_t flow_bucket_b(const struct stack *stack, uint64_t hash)
     return ((uint32_t)hash ^ (uint32_t)(hash >> 32) * 0x9e3779b1u) & stack->flow_mask;
 }
 
-/* Where in its bucket a flow is looked for first, and put if it is free. */
-static inline uint32_t flow_first_entry(uint64_t hash)
+/* Where in a bucket a flow is looked for first, and put if it is free. */
+static inline uint64_t *flow_first(const struct stack *stack, uint32_t bucket, uint64_t hash)
 {
-    return (uint32_t)(hash >> 29) % FLOW_BUCKET_ENTRIES;
+    return &stack->flow_table[(size_t)bucket * FLOW_BUCKET_ENTRIES +
+                              (uint32_t)(hash >> 29) % FLOW_BUCKET_ENTRIES];
 }
 
 static inline void flow_prefetch(const struct stack *stack, uint64_t hash)
@@ -33,7 +34,36 @@ static inline void flow_prefetch(const struct stack *stack, uint64_t hash)
 
 /* Number of buckets (a power of two) for `conns` connections at a load of at most 3/4. */
 uint32_t flow_buckets(uint32_t conns);
-uint32_t flow_lookup(const struct stack *stack, const struct tuple *tuple, uint64_t hash);
+/* CONN_NONE: the entry is another flow's. */
+static inline uint32_t flow_match(const struct stack *stack, uint64_t entry,
+                                  const struct tuple *tuple, uint64_t hash)
+{
+    uint32_t conn = (uint32_t)entry - 1;
+
+    if ((entry ^ hash) >> 32 != 0 || conn >= stack->config->conns_max ||
+        stack->hot[conn].state == CONN_FREE || !tuple_equal(&stack->hot[conn].tuple, tuple)) {
+        return CONN_NONE;
+    }
+    return conn;
+}
+
+uint32_t flow_search(const struct stack *stack, const struct tuple *tuple, uint64_t hash);
+
+/* The connection of a flow; CONN_NONE. */
+static inline uint32_t flow_lookup(const struct stack *stack, const struct tuple *tuple,
+                                   uint64_t hash)
+{
+    uint64_t entry = *flow_first(stack, flow_bucket_a(stack, hash), hash);
+    uint32_t conn = flow_match(stack, entry, tuple, hash);
+
+    if (likely(conn != CONN_NONE)) {
+        return conn;
+    }
+    entry = *flow_first(stack, flow_bucket_b(stack, hash), hash);
+    conn = flow_match(stack, entry, tuple, hash);
+    return likely(conn != CONN_NONE) ? conn : flow_search(stack, tuple, hash);
+}
+
 /* A free entry for a flow; NULL: both buckets are full. */
 uint64_t *flow_room(const struct stack *stack, uint64_t hash);
 void flow_insert(struct stack *stack, uint64_t *entry, uint32_t conn, uint64_t hash);

@@ -18,19 +18,25 @@ enum {
 };
 
 /* RFC 1122 section 3.2.1.3: addresses that no host sends from. */
-static bool source_possible(const struct stack_config *config, uint32_t src)
+static bool stranger_possible(const struct stack_config *config, uint32_t src)
 {
     uint32_t host = ntohl(src);
-    uint32_t apart = src ^ config->ip;
 
-    if (likely((apart & config->netmask) == 0 && (config->netmask & FIRST_BYTE) == FIRST_BYTE)) {
-        return apart != 0 && (src | config->netmask) != UINT32_MAX; /* a neighbour of ours */
-    }
     if (host >> 24 == 0 || host >> 24 == 127 || host >> 28 >= 14 || src == config->ip) {
         return false;
     }
     return config->netmask == UINT32_MAX || (src & ~config->netmask) != ~config->netmask ||
            (src & config->netmask) != (config->ip & config->netmask);
+}
+
+static inline bool source_possible(const struct stack_config *config, uint32_t src)
+{
+    uint32_t apart = src ^ config->ip;
+
+    if (likely((apart & config->netmask) == 0 && (config->netmask & FIRST_BYTE) == FIRST_BYTE)) {
+        return apart != 0 && (src | config->netmask) != UINT32_MAX; /* a neighbour of ours */
+    }
+    return stranger_possible(config, src);
 }
 
 static bool checksum_right(const uint8_t *ip, uint32_t header)

@@ -142,10 +142,10 @@ struct stack {
     uint32_t clears_n;
     uint32_t *chunk_freed; /* not yet in the free list: nobody may overwrite them */
     uint32_t chunk_freed_n;
-    bool commit_soon; /* what the commit frees is needed, or its lists are full */
-    uint32_t settled; /* frames[] below have their verdict */
-    uint32_t counted; /* frames[] below are in the statistics */
-    struct frame frames[BURST_MAX];
+    bool commit_soon;                   /* what the commit frees is needed, or its lists are full */
+    uint32_t settled;                   /* frames[] below have their verdict */
+    uint32_t counted;                   /* frames[] below are in the statistics */
+    struct frame frames[BURST_MAX + 1]; /* one more: the frame after may be looked at */
 };
 
 /* A free TX slot's buffer at the Ethernet header, or NULL when the ring is full. */
@@ -163,11 +163,13 @@ void stack_commit(struct stack *stack);
  * consistent. A turn is one transaction of many steps; it is committed here only when it grows
  * long.
  */
-static inline void stack_step(struct stack *stack)
+static inline bool stack_step(struct stack *stack)
 {
     if (unlikely(stack->arena.undo->count > UNDO_LONG || stack->commit_soon)) {
         stack_commit(stack);
+        return true;
     }
+    return false;
 }
 
 /* The directory's entry of a flow goes once the transaction is committed. */

@@ -189,7 +189,7 @@ static bool send_segment(struct stack *stack, uint32_t conn, uint32_t seq, uint3
         }
         return unresolved;
     }
-    out.window = (uint16_t)tcp_window(stack, conn);
+    out.window = (uint16_t)tcp_window(stack, &stack->hot[conn], tcp_unread(stack, conn));
     if (len > 0) {
         copy_payload(stack, hot, seq, buf + TCP_HEADERS_LEN, len);
     }

@@ -1,14 +1,14 @@
 /*
  * Header prediction (Van Jacobson): an established connection receives the next bytes, which also
- * acknowledge all that was sent, and answers with one segment. Whatever is not exactly that takes
- * the long way through input.c and output.c, which decide the same; test_predict.c compares them.
+ * acknowledge all that was sent; its service is called and answers with one segment. Whatever is
+ * not exactly that takes the long way through input.c and output.c, which decide the same;
+ * test_predict.c compares them. Start reading at tcp_predicted.
  */
 #include <arpa/inet.h>
 
 #include "base/csum.h"
 #include "stack/arp.h"
 #include "stack/chunk.h"
-#include "stack/eth.h"
 #include "stack/ipv4.h"
 #include "stack/timer.h"
 #include "stack/tcp/tcp.h"
@@ -26,43 +26,51 @@ struct header {
     uint32_t ack;
     uint32_t wnd;
     uint32_t len; /* of the payload */
-    bool plain;   /* no options, ACK and perhaps PSH */
 };
 
-static struct header read_header(const struct frame *frame)
+/* No options, ACK and perhaps PSH. */
+static inline bool is_plain(const uint8_t *l4)
 {
-    struct wire_tcp tcp;
+    uint32_t word = ntohl(load_u32(l4 + offsetof(struct wire_tcp, data_off)));
 
-    memcpy(&tcp, frame->data + frame->l4_off, sizeof(tcp));
+    return (word & ~(uint32_t)(TCP_PSH << 16 | UINT16_MAX)) == (PLAIN_HEADER << 24 | TCP_ACK << 16);
+}
+
+static inline struct header read_header(const struct frame *frame, const uint8_t *l4)
+{
     return (struct header){
-        .seq = ntohl(tcp.seq),
-        .ack = ntohl(tcp.ack),
-        .wnd = ntohs(tcp.window),
+        .seq = ntohl(load_u32(l4 + offsetof(struct wire_tcp, seq))),
+        .ack = ntohl(load_u32(l4 + offsetof(struct wire_tcp, ack))),
+        .wnd = ntohs(load_u16(l4 + offsetof(struct wire_tcp, window))),
         .len = frame->l4_len - TCP_HDR_LEN,
-        .plain = tcp.data_off == PLAIN_HEADER && (tcp.flags & ~TCP_PSH) == TCP_ACK,
     };
 }
 
-/* The connection waits for nothing but this segment. */
-static bool is_usual(const struct conn_hot *hot, const struct header *header)
+/* Established, and nothing out of the ordinary is going on. */
+static inline bool is_usual(const struct conn_hot *hot)
 {
-    return hot->state == CONN_ESTABLISHED && (hot->flags & ~USUAL_FLAGS) == 0 &&
-           header->seq == hot->rcv_nxt && header->ack == hot->snd_max &&
-           header->len <= hot->rcv_adv - hot->rcv_nxt && hot->retries == 0 && hot->dupacks == 0 &&
-           header->wnd > 0 && hot->active != NONE;
+    return hot->state == CONN_ESTABLISHED && (hot->flags & ~USUAL_FLAGS) == 0;
+}
+
+/* The connection waits for nothing but this segment. */
+static inline bool is_next(const struct conn_hot *hot, const struct header *header)
+{
+    return header->seq == hot->rcv_nxt && header->ack == hot->snd_max &&
+           header->len <= hot->rcv_adv - hot->rcv_nxt && (hot->retries | hot->dupacks) == 0 &&
+           header->wnd > 0;
 }
 
 /* Nothing queued but one chunk that this segment acknowledges. */
-static bool is_calm(const struct conn_hot *hot, const struct conn_active *active)
+static inline bool is_calm(const struct conn_hot *hot, const struct conn_active *active)
 {
-    return active->rcv.head == NONE && active->ooo.head == NONE &&
+    return (active->rcv.head & active->ooo.head) == NONE &&
            (active->flags & ~(uint32_t)ACTIVE_TIMING) == 0 &&
            active->snd.head == active->snd.tail &&
            active->snd.bytes == hot->snd_max - hot->snd_una && active->cwnd < active->ssthresh;
 }
 
 /* A chunk whose bytes may be overwritten before the commit: never one that was queued before. */
-static uint32_t take_chunk(struct stack *stack, struct conn_active *active)
+static inline uint32_t take_chunk(struct stack *stack, struct conn_active *active)
 {
     uint32_t index = active->spare_chunk;
 
@@ -74,8 +82,8 @@ static uint32_t take_chunk(struct stack *stack, struct conn_active *active)
 }
 
 /* What was sent is acknowledged: its chunk is kept for the next payload. */
-static void take_ack(struct stack *stack, uint32_t conn, struct conn_active *active,
-                     const struct header *header)
+static inline void take_ack(struct stack *stack, uint32_t conn, struct conn_active *active,
+                            const struct header *header)
 {
     struct conn_hot *hot = &stack->hot[conn];
 
@@ -104,9 +112,9 @@ static void take_ack(struct stack *stack, uint32_t conn, struct conn_active *act
  * Copies the payload into a chunk that holds nothing: an undone step need not restore it. Fills the
  * payload's checksum, so that an echo does not add its bytes up again. False: it is wrong.
  */
-static bool copy_payload(const struct frame *frame, uint8_t *to, uint32_t *sum)
+static inline bool copy_payload(const struct frame *frame, const uint8_t *l4, uint8_t *to,
+                                uint32_t *sum)
 {
-    const uint8_t *l4 = frame->data + frame->l4_off;
     uint64_t payload = csum_copy(to, l4 + TCP_HDR_LEN, frame->l4_len - TCP_HDR_LEN);
     uint64_t rest = csum_pseudo(frame->tuple.raddr, frame->tuple.laddr, PROTO_TCP, frame->l4_len) +
                     csum_ipv4_header(l4); /* 20 bytes as well */
@@ -115,123 +123,84 @@ static bool copy_payload(const struct frame *frame, uint8_t *to, uint32_t *sum)
     return frame->csum != FRAME_CSUM_NONE || csum_fold(csum_carry(rest, payload)) == 0;
 }
 
-static void take_payload(struct stack *stack, struct conn_active *active, uint32_t index,
-                         uint32_t len, uint32_t sum)
+/* The payload becomes the whole of a queue that was empty. */
+static inline void take_payload(struct stack *stack, struct chunk_queue *queue, uint32_t index,
+                                uint32_t len, uint32_t sum)
 {
     *chunk_at(stack, index) =
         (struct chunk){.next = NONE, .start = 0, .end = (uint16_t)len, .sum = sum};
-    active->rcv = (struct chunk_queue){.head = index, .tail = index, .bytes = len};
+    *queue = (struct chunk_queue){.head = index, .tail = index, .bytes = len};
     stats_add(stack->stats, COUNTER_copied_bytes, len);
 }
 
-/* The segment is one that this file knows, for a connection that waits for nothing else. */
-static bool is_expected(const struct stack *stack, const struct frame *frame,
-                        const struct header *header)
-{
-    const struct conn_hot *hot = &stack->hot[frame->conn];
-
-    return header->plain && is_usual(hot, header) && tuple_equal(&hot->tuple, &frame->tuple) &&
-           is_calm(hot, conn_active_of(stack, frame->conn));
-}
-
-bool tcp_predicted_input(struct stack *stack, struct frame *frame)
-{
-    uint32_t conn = frame->conn;
-    struct conn_active *active;
-    struct header header;
-    struct conn_hot *hot;
-    uint32_t index;
-    uint32_t sum;
-
-    if (conn == CONN_NONE || frame->l4_len - TCP_HDR_LEN - 1 >= CHUNK_BYTES ||
-        frame->contig < frame->l4_off + frame->l4_len) {
-        return false;
-    }
-    header = read_header(frame);
-    if (!is_expected(stack, frame, &header)) {
-        return false;
-    }
-    hot = conn_touch(stack, conn);
-    active = active_touch(stack, hot->active);
-    index = take_chunk(stack, active);
-    if (index == NONE) {
-        return false;
-    }
-    if (!copy_payload(frame, chunk_data(stack, index), &sum)) {
-        chunk_free(stack, index);
-        return false; /* the long way finds it wrong and counts it */
-    }
-    take_ack(stack, conn, active, &header);
-    take_payload(stack, active, index, header.len, sum);
-    hot->rcv_nxt += header.len;
-    frame->verdict = VERDICT_tcp_ok;
-    return true;
-}
-
 /* Short payloads by whole blocks, which may end beyond `len`: within a buffer at either side. */
-static inline void copy_short(uint8_t *to, const uint8_t *from, uint32_t len)
+static inline void copy_out(const struct stack *stack, uint8_t *to, const uint8_t *from,
+                            uint32_t len, uint32_t start)
 {
-    for (uint32_t at = 0; at < len; at += COPY_BLOCK) {
-        memcpy(to + at, from + at, COPY_BLOCK);
-    }
-}
+    uint32_t at = 0;
 
-static void copy_payload_out(const struct stack *stack, uint8_t *to, const uint8_t *from,
-                             uint32_t len, uint32_t start)
-{
-    if (len <= COPY_SHORT && start + len <= CHUNK_BYTES - COPY_BLOCK &&
-        stack->port->tx->nr_buf_size >=
-            PORT_VNET_HDR_LEN + TCP_HEADERS_LEN + COPY_SHORT + COPY_BLOCK) {
-        copy_short(to, from, len);
-    } else {
+    if (unlikely(len > COPY_SHORT || start + len > CHUNK_BYTES - COPY_BLOCK ||
+                 stack->port->tx->nr_buf_size <
+                     PORT_VNET_HDR_LEN + TCP_HEADERS_LEN + COPY_SHORT + COPY_BLOCK)) {
         memcpy(to, from, len);
+        return;
     }
+    do {
+        memcpy(to + at, from + at, COPY_BLOCK);
+        at += COPY_BLOCK;
+    } while (at < len);
 }
 
-/* One chunk to send, all windows open, nothing in flight. */
-static bool may_answer(const struct conn_hot *hot, const struct conn_active *active)
+/* One segment, and all windows are open. */
+static inline bool fits(const struct conn_hot *hot, const struct conn_active *active, uint32_t len)
 {
-    return hot->state == CONN_ESTABLISHED && (hot->flags & ~USUAL_FLAGS) == 0 &&
-           hot->snd_nxt == hot->snd_una && hot->snd_max == hot->snd_una &&
+    return len <= hot->mss && len <= hot->snd_wnd && len <= active->cwnd;
+}
+
+/* One chunk to send, nothing in flight. */
+static inline bool may_answer(const struct conn_hot *hot, const struct conn_active *active)
+{
+    return is_usual(hot) && ((hot->snd_nxt ^ hot->snd_una) | (hot->snd_max ^ hot->snd_una)) == 0 &&
            active->snd.head != NONE && active->snd.head == active->snd.tail &&
-           active->snd.bytes <= hot->mss && active->snd.bytes <= hot->snd_wnd &&
-           active->snd.bytes <= active->cwnd && active->rcv.head == NONE &&
-           (active->flags & ~(uint32_t)ACTIVE_TIMING) == 0;
-}
-
-/* The 54 bytes of headers before a payload that stands in `buf` already. */
-static void write_headers(const struct stack *stack, const struct conn_hot *hot, uint8_t *buf,
-                          uint32_t len, uint32_t window, uint64_t payload_sum)
-{
-    uint8_t *ip = buf + ETH_HDR_LEN;
-    uint8_t *l4 = ip + IPV4_HDR_LEN;
-    uint16_t total = htons((uint16_t)(IPV4_HDR_LEN + TCP_HDR_LEN + len));
-    uint32_t word[4] = {load_u32(&hot->tuple.lport), htonl(hot->snd_nxt), htonl(hot->rcv_nxt),
-                        htonl(PLAIN_HEADER << 24 | (TCP_ACK | TCP_PSH) << 16 | window)};
-    uint64_t sum = csum_pseudo(hot->tuple.laddr, hot->tuple.raddr, PROTO_TCP, TCP_HDR_LEN + len) +
-                   word[0] + word[1] + word[2] + word[3] + payload_sum;
-
-    store_u16(ip + offsetof(struct wire_ipv4, total_len), total);
-    store_u16(ip + offsetof(struct wire_ipv4, check),
-              csum_fold(stack->head_sum + total + hot->tuple.raddr));
-    store_u32(ip + offsetof(struct wire_ipv4, dst), hot->tuple.raddr);
-    store_u32(l4, word[0]);
-    store_u32(l4 + offsetof(struct wire_tcp, seq), word[1]);
-    store_u32(l4 + offsetof(struct wire_tcp, ack), word[2]);
-    store_u32(l4 + offsetof(struct wire_tcp, data_off), word[3]);
-    store_u32(l4 + offsetof(struct wire_tcp, check), csum_fold(sum)); /* urgent: 0 */
+           active->rcv.head == NONE && (active->flags & ~(uint32_t)ACTIVE_TIMING) == 0 &&
+           fits(hot, active, active->snd.bytes);
 }
 
 /* Everything up to the IP addresses, as it is in all that we send. */
-static void write_link(const struct stack *stack, uint8_t *buf, const uint8_t mac[6])
+static inline void write_link(const struct stack *stack, uint8_t *buf, const uint8_t mac[6])
 {
     memcpy(buf, stack->head, sizeof(stack->head));
     store_u32(buf, load_u32(mac));
     store_u16(buf + 4, load_u16(mac + 4));
 }
 
-static void book_answer(struct stack *stack, uint32_t conn, struct conn_active *active,
-                        uint32_t len)
+/* IPv4 and TCP before a payload that stands in `buf` already. */
+static inline void write_headers(const struct stack *stack, const struct conn_hot *hot,
+                                 uint8_t *buf, uint32_t len, uint32_t window, uint64_t payload_sum)
+{
+    uint8_t *ip = buf + ETH_HDR_LEN;
+    uint8_t *l4 = ip + IPV4_HDR_LEN;
+    uint16_t total = htons((uint16_t)(IPV4_HDR_LEN + TCP_HDR_LEN + len));
+    uint32_t ports = load_u32(&hot->tuple.lport);
+    uint32_t seq = htonl(hot->snd_nxt);
+    uint32_t ack = htonl(hot->rcv_nxt);
+    uint32_t flags = htonl(PLAIN_HEADER << 24 | (TCP_ACK | TCP_PSH) << 16 | window);
+    uint64_t sum = csum_pseudo(hot->tuple.laddr, hot->tuple.raddr, PROTO_TCP, TCP_HDR_LEN + len) +
+                   ports + seq + ack + flags + payload_sum;
+
+    store_u16(ip + offsetof(struct wire_ipv4, total_len), total);
+    store_u16(ip + offsetof(struct wire_ipv4, check),
+              csum_fold(stack->head_sum + total + hot->tuple.raddr));
+    store_u32(ip + offsetof(struct wire_ipv4, dst), hot->tuple.raddr);
+    store_u32(l4, ports);
+    store_u32(l4 + offsetof(struct wire_tcp, seq), seq);
+    store_u32(l4 + offsetof(struct wire_tcp, ack), ack);
+    store_u32(l4 + offsetof(struct wire_tcp, data_off), flags);
+    store_u32(l4 + offsetof(struct wire_tcp, check), csum_fold(sum)); /* urgent: 0 */
+}
+
+static inline void book_answer(struct stack *stack, uint32_t conn, struct conn_active *active,
+                               uint32_t len)
 {
     struct conn_hot *hot = &stack->hot[conn];
 
@@ -250,43 +219,134 @@ static void book_answer(struct stack *stack, uint32_t conn, struct conn_active *
     timer_update(stack, conn);
 }
 
-bool tcp_predicted_output(struct stack *stack, uint32_t conn)
+/*
+ * Sends the one chunk of a connection that may answer and whose lines are saved. False: the ring
+ * is full or the next hop unknown.
+ */
+static always_inline bool send_answer(struct stack *stack, uint32_t conn, struct conn_active *active)
 {
     struct conn_hot *hot = &stack->hot[conn];
-    struct conn_active *active = conn_active_of(stack, conn);
-    const struct chunk *chunk;
-    const uint8_t *payload;
-    const uint8_t *mac;
-    uint8_t *buf;
-    uint32_t len;
+    uint32_t len = active->snd.bytes;
+    const struct chunk *chunk = chunk_at(stack, active->snd.head);
+    const uint8_t *payload = chunk_data(stack, active->snd.head) + chunk->start;
+    const uint8_t *mac = arp_resolve(stack, stack_next_hop(stack->config, hot->tuple.raddr));
+    uint8_t *buf = mac ? tx_reserve(stack) : NULL;
     uint64_t sum;
 
-    if (!active || !may_answer(hot, active)) {
+    if (unlikely(!buf)) {
         return false;
     }
-    mac = arp_resolve(stack, stack_next_hop(stack->config, hot->tuple.raddr));
-    if (!mac) {
-        return false;
-    }
-    buf = tx_reserve(stack);
-    if (!buf) {
-        return false;
-    }
-    conn_touch(stack, conn);
-    active_touch(stack, hot->active);
-    chunk = chunk_at(stack, active->snd.head);
-    payload = chunk_data(stack, active->snd.head) + chunk->start;
-    len = active->snd.bytes;
     if (chunk->sum & CHUNK_SUM_KNOWN) {
         sum = chunk->sum & UINT16_MAX;
-        copy_payload_out(stack, buf + TCP_HEADERS_LEN, payload, len, chunk->start);
+        copy_out(stack, buf + TCP_HEADERS_LEN, payload, len, chunk->start);
     } else {
         sum = csum_copy(buf + TCP_HEADERS_LEN, payload, len);
     }
     write_link(stack, buf, mac);
-    write_headers(stack, hot, buf, len, tcp_window(stack, conn), sum);
+    write_headers(stack, hot, buf, len, tcp_window(stack, hot, 0), sum);
     tx_push(stack, TCP_HEADERS_LEN + len);
     stats_add(stack->stats, COUNTER_copied_bytes, len);
     book_answer(stack, conn, active, len);
     return true;
+}
+
+/* The same for a connection whose service has run, or whose turn to send it is. */
+static bool answer(struct stack *stack, uint32_t conn)
+{
+    struct conn_active *active = conn_active_of(stack, conn);
+
+    if (!active || !may_answer(&stack->hot[conn], active)) {
+        return false;
+    }
+    conn_touch(stack, conn);
+    undo_save(&stack->arena, active);
+    return send_answer(stack, conn, active);
+}
+
+/* The active record of a connection that this segment is the next of; NULL: not predicted. */
+static inline struct conn_active *predict(struct stack *stack, const struct frame *frame,
+                                          const struct header *header, const uint8_t *l4)
+{
+    struct conn_hot *hot = &stack->hot[frame->conn];
+    struct conn_active *active;
+
+    if (!is_plain(l4) || !is_usual(hot) || !is_next(hot, header) || hot->active == NONE ||
+        !tuple_equal(&hot->tuple, &frame->tuple)) {
+        return NULL;
+    }
+    active = conn_active_of(stack, frame->conn);
+    return is_calm(hot, active) ? active : NULL;
+}
+
+/*
+ * The service may do whatever it likes with its connection, close it even: what follows looks
+ * again. `more` of the same connection in the burst waits for its turn, so that the reply to both
+ * is one segment.
+ */
+static void serve(struct stack *stack, uint32_t conn, const struct service *service, bool more)
+{
+    if (more || service->step(stack, conn)) {
+        conn_mark_ready(stack, conn);
+        conn_mark_output(stack, conn);
+    } else if (!answer(stack, conn)) {
+        conn_mark_output(stack, conn);
+    }
+}
+
+/* The payload goes back as it came. */
+static inline void mirror(struct stack *stack, uint32_t conn, struct conn_active *active)
+{
+    stats_add(stack->stats, COUNTER_service_bytes_in, active->snd.bytes);
+    stats_add(stack->stats, COUNTER_service_bytes_out, active->snd.bytes);
+    if (!fits(&stack->hot[conn], active, active->snd.bytes) || !send_answer(stack, conn, active)) {
+        conn_mark_output(stack, conn);
+    }
+}
+
+bool tcp_predicted(struct stack *stack, struct frame *frame, bool more)
+{
+    uint32_t conn = frame->conn;
+    const uint8_t *l4 = frame->data + frame->l4_off;
+    const struct service *service;
+    struct conn_active *active;
+    struct header header;
+    uint32_t index;
+    uint32_t sum;
+
+    if (frame->l4_len - TCP_HDR_LEN - 1 >= CHUNK_BYTES ||
+        frame->contig < frame->l4_off + frame->l4_len) {
+        return false;
+    }
+    header = read_header(frame, l4);
+    active = predict(stack, frame, &header, l4);
+    if (!active) {
+        return false;
+    }
+    conn_touch(stack, conn);
+    undo_save(&stack->arena, active);
+    index = take_chunk(stack, active);
+    if (index == NONE) {
+        return false;
+    }
+    if (!copy_payload(frame, l4, chunk_data(stack, index), &sum)) {
+        chunk_free(stack, index);
+        return false; /* the long way finds it wrong and counts it */
+    }
+    take_ack(stack, conn, active, &header);
+    stack->hot[conn].rcv_nxt += header.len;
+    frame->verdict = VERDICT_tcp_ok;
+    service = stack->services[stack->hot[conn].service];
+    if (service->mirror && !more && header.len <= stack->config->snd_buf) {
+        take_payload(stack, &active->snd, index, header.len, sum);
+        mirror(stack, conn, active);
+    } else {
+        take_payload(stack, &active->rcv, index, header.len, sum);
+        serve(stack, conn, service, more);
+    }
+    return true;
+}
+
+bool tcp_predicted_output(struct stack *stack, uint32_t conn)
+{
+    return answer(stack, conn);
 }

@@ -234,7 +234,7 @@ bool tcp_window_opened(const struct stack *stack, uint32_t conn)
 {
     const struct conn_hot *hot = &stack->hot[conn];
     uint32_t open = hot->rcv_adv - hot->rcv_nxt;
-    uint32_t space = tcp_space(stack, conn);
+    uint32_t space = tcp_space(stack, hot, tcp_unread(stack, conn));
     uint32_t step = min_u32(stack->config->rcv_buf / 2, 2u * hot->mss);
 
     return space > open && space - open >= step && open < stack->config->rcv_buf / 2;

@@ -38,8 +38,11 @@ static inline uint32_t segment_span(const struct segment *seg)
     return seg->len + ((seg->flags & TCP_SYN) != 0) + ((seg->flags & TCP_FIN) != 0);
 }
 
-/* predict.c: the usual segment and the usual reply, in one go. False: take the long way. */
-bool tcp_predicted_input(struct stack *stack, struct frame *frame);
+/*
+ * predict.c, for a frame whose connection is known: the usual segment, its service and the usual
+ * reply in one go; `more` of the connection follows in the burst. False: take the long way.
+ */
+bool tcp_predicted(struct stack *stack, struct frame *frame, bool more);
 bool tcp_predicted_output(struct stack *stack, uint32_t conn);
 
 /* segment.c: header, checksum, options. VERDICT_NONE when all is well. */
@@ -57,32 +60,41 @@ bool tcp_ack(struct stack *stack, uint32_t conn, const struct segment *seg);
 
 /* receive.c: text and FIN, in or out of order. */
 enum verdict tcp_text(struct stack *stack, uint32_t conn, const struct segment *seg);
-/* Bytes that may still be received. */
-static inline uint32_t tcp_space(const struct stack *stack, uint32_t conn)
+/* Bytes that may still be received, of which `used` are not yet read. */
+static inline uint32_t tcp_space(const struct stack *stack, const struct conn_hot *hot,
+                                 uint32_t used)
 {
-    const struct conn_active *active = conn_active_of(stack, conn);
-    uint32_t used = active ? active->rcv.bytes : 0;
     uint32_t limit = stack->config->rcv_buf;
 
-    if (stack->shared->chunk_free_n < stack->config->chunks_max / 8) {
-        limit = min_u32(limit, 4u * stack->hot[conn].mss); /* memory is short: small windows */
+    if (unlikely(stack->shared->chunk_free_n < stack->config->chunks_max / 8)) {
+        limit = min_u32(limit, 4u * hot->mss); /* memory is short: small windows */
     }
     return used < limit ? limit - used : 0;
 }
 
 /* The window to advertise in a segment that leaves now; advances rcv_adv. */
-static inline uint32_t tcp_window(struct stack *stack, uint32_t conn)
+static inline uint32_t tcp_window(struct stack *stack, struct conn_hot *hot, uint32_t used)
 {
-    struct conn_hot *hot = &stack->hot[conn];
     uint32_t shift = hot->flags & CONN_WS_OK ? hot->wscale >> 4 : 0;
-    uint32_t space = min_u32(tcp_space(stack, conn), (uint32_t)UINT16_MAX << shift);
     uint32_t open = hot->rcv_adv - hot->rcv_nxt;
     uint32_t step = min_u32(stack->config->rcv_buf / 2, hot->mss);
 
-    if (space >= open + step) { /* RFC 9293 section 3.8.6.2.2: no silly window */
-        hot->rcv_adv = hot->rcv_nxt + (space >> shift << shift);
+    if (open + step <= stack->config->rcv_buf) {
+        uint32_t space = min_u32(tcp_space(stack, hot, used), (uint32_t)UINT16_MAX << shift);
+
+        if (space >= open + step) { /* RFC 9293 section 3.8.6.2.2: no silly window */
+            hot->rcv_adv = hot->rcv_nxt + (space >> shift << shift);
+        }
     }
     return min_u32((hot->rcv_adv - hot->rcv_nxt) >> shift, UINT16_MAX);
+}
+
+/* Bytes received and not yet read. */
+static inline uint32_t tcp_unread(const struct stack *stack, uint32_t conn)
+{
+    const struct conn_active *active = conn_active_of(stack, conn);
+
+    return active ? active->rcv.bytes : 0;
 }
 
 /* True when a window update is worth a segment (RFC 9293 section 3.8.6.2.2). */
