@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = ROOT / "build" / "release" / "rr_server"
 CONNECTIONS = (1, 100, 1000, 10_000)
 REQUESTS = 10_000
+ROUNDS = 20  # of each connection: one place in the timer wheel a 200 ms, not one a request
 OPENED = 2048
 FLOOR_REQUEST = 1000
 FLOOR_SPREAD = 1.10
@@ -38,7 +39,7 @@ def main() -> int:
     per_request = {}
     print("connections  requests  instructions/request")
     for connections in CONNECTIONS:
-        instructions, served = count(str(connections), str(max(REQUESTS, 2 * connections)))
+        instructions, served = count(str(connections), str(max(REQUESTS, ROUNDS * connections)))
         per_request[connections] = instructions / served
         print(f"{connections:11d}  {served:8d}  {per_request[connections]:20.0f}")
     instructions, opened = count("0", str(OPENED), "connect")

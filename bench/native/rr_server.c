@@ -12,7 +12,8 @@
 
 enum {
     MESSAGE = 64,
-    BATCH = 32, /* requests that lie in the ring when the server's turn begins */
+    SERVER_CONNS = 16384, /* as `start` has it */
+    BATCH = 32,           /* requests that lie in the ring when the server's turn begins */
 };
 
 static struct {
@@ -155,7 +156,7 @@ int main(int argc, char **argv)
 
     sim_open(&sim, &(struct sim_options){.shards = 1,
                                          .clients = 1,
-                                         .conns = connect ? 4096 : conns + 64,
+                                         .conns = SERVER_CONNS,
                                          .chunks = conns * 2 + 4096,
                                          .seed = 1});
     sim_client_service(&sim, 0, client_table, NULL);
@@ -164,7 +165,7 @@ int main(int argc, char **argv)
         printf("%u\n", seen.closed);
     } else {
         open_all(&sim, conns, conn_of);
-        request_reply(&sim, conns, conns > requests ? conns : requests / 4, conn_of,
+        request_reply(&sim, conns, conns > requests / 4 ? conns : requests / 4, conn_of,
                       bench_warm_turn);
         seen.replies = 0;
         request_reply(&sim, conns, requests, conn_of, bench_server_turn);

@@ -455,7 +455,7 @@ int faulty_wrap(struct port *port, const char *spec, uint64_t seed, char *error)
     port->tx = faulty->rings.tx;
     port->counters = &faulty->state->counters;
     port->priv = faulty;
-    port->caps &= ~(uint32_t)(PORT_CAP_RX_TRUSTED | PORT_CAP_TX_CSUM | PORT_CAP_TX_GSO);
+    port->caps &= ~(uint32_t)(PORT_CAP_TX_CSUM | PORT_CAP_TX_GSO);
     return 0;
 }
 

@@ -101,7 +101,6 @@ int mem_port_init(struct port *port, struct mem_device *device, bool server, uin
                           .shared = &shared->side[side],
                           .priv = place,
                           .ring_id = server ? index : 0,
-                          .caps = PORT_CAP_RX_TRUSTED,
                           .wait_fd = device->doorbell[side]};
     return 0;
 }

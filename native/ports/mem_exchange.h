@@ -51,15 +51,15 @@ static inline void exchange_begin(struct exchange *batch, enum mem_intent_kind k
     compiler_barrier();
 }
 
-/* Gives `word`, whose buffer comes from `from`, to the place `to`, and to's buffer to `from`. */
-static inline void exchange_one(struct exchange *batch, const struct nm_ring *ring, void *to,
-                                uint64_t word, void *from, uint64_t from_word)
+/* Names the next exchange before its first store: `saved` is the buffer that is overwritten first.
+ */
+static inline void exchange_name(struct exchange *batch, uint32_t saved)
 {
-    uint32_t saved = (uint32_t)exchange_load(to);
-
     batch->side->intent.step = (uint64_t)batch->done << 32 | saved;
-    exchange_store(to, word);
-    exchange_store(from, (from_word & ~(uint64_t)UINT32_MAX) | saved);
+}
+
+static inline void exchange_done(struct exchange *batch, const struct nm_ring *ring)
+{
     batch->done++;
     batch->position++;
     batch->slot = nm_ring_next(ring, batch->slot);

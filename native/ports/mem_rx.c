@@ -14,14 +14,20 @@ static uint32_t frame_cells(struct mem_lane *lane, uint32_t head, uint32_t used,
 }
 
 /* Exchanges a cell. False: its index is out of bounds. */
-static inline bool take_cell(struct exchange *batch, const struct nm_ring *ring, uint32_t bufs,
+static inline bool take_cell(struct exchange *batch, struct nm_ring *ring, uint32_t bufs,
                              struct mem_cell *cell, uint64_t word)
 {
+    uint32_t saved;
+
     if (unlikely((uint32_t)word - NM_BUF_FIRST >= bufs - NM_BUF_FIRST)) {
         return false;
     }
     word &= ~((uint64_t)(UINT16_MAX & ~NM_MOREFRAG) << WORD_FLAGS_SHIFT);
-    exchange_one(batch, ring, (void *)(uintptr_t)&ring->slot[batch->slot], word, cell, word);
+    saved = ring->slot[batch->slot].buf_idx;
+    exchange_name(batch, saved);
+    exchange_store(&ring->slot[batch->slot], word);
+    *(volatile uint32_t *)&cell->buf_idx = saved;
+    exchange_done(batch, ring);
     batch->bytes += (uint16_t)(word >> 32);
     return true;
 }

@@ -193,9 +193,14 @@ static inline void give_slot(struct tx_run *run, struct nm_ring *ring, uint64_t 
 {
     const uint64_t kept =
         ((uint64_t)NM_MOREFRAG << WORD_FLAGS_SHIFT) | (((uint64_t)1 << WORD_FLAGS_SHIFT) - 1);
+    struct mem_cell *cell = mem_cell_at(run->batch.lane, run->batch.position);
+    uint32_t saved = cell->buf_idx;
 
-    exchange_one(&run->batch, ring, mem_cell_at(run->batch.lane, run->batch.position), word & kept,
-                 &ring->slot[run->batch.slot], word | (uint64_t)NM_BUF_CHANGED << WORD_FLAGS_SHIFT);
+    exchange_name(&run->batch, saved);
+    exchange_store(cell, word & kept);
+    exchange_store(&ring->slot[run->batch.slot], (word & ~(uint64_t)UINT32_MAX) | saved |
+                                                     (uint64_t)NM_BUF_CHANGED << WORD_FLAGS_SHIFT);
+    exchange_done(&run->batch, ring);
 }
 
 /* Opens the batch for the frame at its slot. */

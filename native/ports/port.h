@@ -22,11 +22,10 @@ enum {
 
 /* What a port can do; `stack` looks here once per burst, never per frame. */
 enum port_cap {
-    PORT_CAP_VNET_HDR = 1 << 0,   /* the first slot of each frame begins with struct vnet_hdr */
-    PORT_CAP_RX_GSO = 1 << 1,     /* frames longer than the MTU may arrive (super-segments) */
-    PORT_CAP_TX_CSUM = 1 << 2,    /* NEEDS_CSUM is honoured on transmit */
-    PORT_CAP_TX_GSO = 1 << 3,     /* super-segments are taken on transmit */
-    PORT_CAP_RX_TRUSTED = 1 << 4, /* shared memory: no bit can flip on the way */
+    PORT_CAP_VNET_HDR = 1 << 0, /* the first slot of each frame begins with struct vnet_hdr */
+    PORT_CAP_RX_GSO = 1 << 1,   /* frames longer than the MTU may arrive (super-segments) */
+    PORT_CAP_TX_CSUM = 1 << 2,  /* NEEDS_CSUM is honoured on transmit */
+    PORT_CAP_TX_GSO = 1 << 3,   /* super-segments are taken on transmit */
 };
 
 /* virtio_net_hdr_mrg_rxbuf, little endian as on the wire of a virtio queue. */

@@ -139,6 +139,7 @@ uint32_t conn_open(struct stack *stack, uint64_t hash)
     if (conn != NONE) {
         flow_insert(stack, entry, conn, hash);
         stack_clear_not(stack, hash);
+        stack->opened = true;
     }
     return conn;
 }

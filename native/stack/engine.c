@@ -103,6 +103,7 @@ void engine_input(struct stack *stack, struct frame *frames, uint32_t n)
     ENSURE(frames == stack->frames);
     stack->settled = 0;
     stack->counted = 0;
+    stack->opened = false;
     frames[n].conn = CONN_NONE;
     undo_save(&stack->arena, &stack->shared->rx_cursor);
     for (struct frame *frame = frames; frame < frames + n; frame++) {

@@ -75,7 +75,8 @@ static bool is_plain(const struct stack *stack, const struct frame *frame)
     return frame->contig >= TCP_HEADERS_LEN &&
            ((load_u32(at) ^ load_u32(stack->config->mac)) |
             (uint32_t)(load_u16(at + 4) ^ load_u16(stack->config->mac + 4))) == 0 &&
-           (ntohl(load_u32(at + offsetof(struct wire_eth, type))) & 0xffffff00u) == PLAIN_TYPE;
+           (load_u32(at + offsetof(struct wire_eth, type)) & htonl(0xffffff00u)) ==
+               htonl(PLAIN_TYPE);
 }
 
 static void classify_any(struct stack *stack, struct frame *frame)
@@ -102,9 +103,6 @@ static void classify_any(struct stack *stack, struct frame *frame)
 
 void classify_burst(struct stack *stack, struct frame *frames, uint32_t n)
 {
-    for (uint32_t i = 0; i < n; i++) {
-        prefetch_line(frames[i].data);
-    }
     for (uint32_t i = 0; i < n; i++) {
         struct frame *frame = &frames[i];
 

@@ -41,7 +41,7 @@ static inline uint32_t flow_match(const struct stack *stack, uint64_t entry,
     uint32_t conn = (uint32_t)entry - 1;
 
     if ((entry ^ hash) >> 32 != 0 || conn >= stack->config->conns_max ||
-        stack->hot[conn].state == CONN_FREE || !tuple_equal(&stack->hot[conn].tuple, tuple)) {
+        !tuple_equal(&stack->hot[conn].tuple, tuple)) {
         return CONN_NONE;
     }
     return conn;
@@ -64,7 +64,7 @@ static inline uint32_t flow_lookup(const struct stack *stack, const struct tuple
     return likely(conn != CONN_NONE) ? conn : flow_search(stack, tuple, hash);
 }
 
-/* A free entry for a flow; NULL: both buckets are full. */
-uint64_t *flow_room(const struct stack *stack, uint64_t hash);
+/* A free entry for a flow, made free if need be; NULL: the table is full around it. */
+uint64_t *flow_room(struct stack *stack, uint64_t hash);
 void flow_insert(struct stack *stack, uint64_t *entry, uint32_t conn, uint64_t hash);
 void flow_remove(struct stack *stack, uint32_t conn, uint64_t hash);

@@ -87,10 +87,10 @@ bool ipv4_plain_tcp(const struct stack_config *config, struct frame *frame)
 {
     const uint8_t *ip = frame->data + ETH_HDR_LEN;
     uint32_t total = ntohs(load_u16(ip + offsetof(struct wire_ipv4, total_len)));
-    uint32_t frag = ntohl(load_u32(ip + offsetof(struct wire_ipv4, frag_off)));
+    uint32_t frag = load_u32(ip + offsetof(struct wire_ipv4, frag_off));
     uint32_t src = load_u32(ip + offsetof(struct wire_ipv4, src));
 
-    if ((frag & PLAIN_FRAG_MASK) != PROTO_TCP || total < IPV4_HDR_LEN + TCP_HDR_LEN ||
+    if ((frag & htonl(PLAIN_FRAG_MASK)) != htonl(PROTO_TCP) || total < IPV4_HDR_LEN + TCP_HDR_LEN ||
         total > frame->len - ETH_HDR_LEN ||
         load_u32(ip + offsetof(struct wire_ipv4, dst)) != config->ip ||
         csum_fold(csum_ipv4_header(ip)) != 0 || !source_possible(config, src)) {

@@ -25,8 +25,8 @@ enum counter {
 };
 
 struct stats_page {
-    _Alignas(CACHE_LINE) volatile uint64_t verdict[VERDICT_COUNT];
-    _Alignas(CACHE_LINE) volatile uint64_t counter[COUNTER_COUNT];
+    _Alignas(CACHE_LINE) uint64_t verdict[VERDICT_COUNT];
+    _Alignas(CACHE_LINE) uint64_t counter[COUNTER_COUNT];
     _Alignas(CACHE_LINE) volatile uint64_t heartbeat; /* grows with every turn */
     volatile uint64_t heartbeat_us;                   /* CLOCK_MONOTONIC of the last turn */
     volatile uint32_t phase;                          /* enum worker_phase: the last words */

@@ -90,6 +90,7 @@ static uint32_t collect_ring(struct stack *stack)
         if (port->caps & PORT_CAP_VNET_HDR) {
             take_vnet_hdr(&stack->frames[n]);
         }
+        prefetch_line(stack->frames[n].data);
         slot = stack->frames[n++].next;
     }
     return n;

@@ -142,7 +142,8 @@ static void start_timing(struct stack *stack, const struct conn_hot *hot,
     }
     active = &stack->active[hot->active];
     if (!(active->flags & ACTIVE_TIMING) &&
-        (uint32_t)stack->now_us - active->rtt_at_us > TCP_RTT_SAMPLE_US) {
+        (uint32_t)stack->now_us - active->rtt_at_us >
+            stack->cold[active->conn].rto_us / TCP_RTO_SAMPLES) {
         active->flags |= ACTIVE_TIMING;
         active->rtt_seq = out->seq;
         active->rtt_at_us = (uint32_t)stack->now_us;

@@ -28,12 +28,27 @@ struct header {
     uint32_t len; /* of the payload */
 };
 
+/* The connection at hand, both of whose lines are saved. */
+struct talk {
+    uint32_t conn;
+    struct conn_hot *hot;
+    struct conn_active *active;
+};
+
+/* A payload in a chunk. */
+struct payload {
+    uint8_t *bytes;
+    uint32_t len;
+    uint32_t sum; /* as in struct chunk */
+};
+
 /* No options, ACK and perhaps PSH. */
 static inline bool is_plain(const uint8_t *l4)
 {
-    uint32_t word = ntohl(load_u32(l4 + offsetof(struct wire_tcp, data_off)));
+    uint32_t word = load_u32(l4 + offsetof(struct wire_tcp, data_off));
 
-    return (word & ~(uint32_t)(TCP_PSH << 16 | UINT16_MAX)) == (PLAIN_HEADER << 24 | TCP_ACK << 16);
+    return (word & htonl(~(uint32_t)(TCP_PSH << 16 | UINT16_MAX))) ==
+           htonl(PLAIN_HEADER << 24 | TCP_ACK << 16);
 }
 
 static inline struct header read_header(const struct frame *frame, const uint8_t *l4)
@@ -49,14 +64,17 @@ static inline struct header read_header(const struct frame *frame, const uint8_t
 /* Established, and nothing out of the ordinary is going on. */
 static inline bool is_usual(const struct conn_hot *hot)
 {
-    return hot->state == CONN_ESTABLISHED && (hot->flags & ~USUAL_FLAGS) == 0;
+    uint16_t both = load_u16(&hot->state); /* and the flags behind it */
+
+    return (both & ~(uint32_t)(USUAL_FLAGS << 8)) == CONN_ESTABLISHED;
 }
 
 /* The connection waits for nothing but this segment. */
 static inline bool is_next(const struct conn_hot *hot, const struct header *header)
 {
     return header->seq == hot->rcv_nxt && header->ack == hot->snd_max &&
-           header->len <= hot->rcv_adv - hot->rcv_nxt && (hot->retries | hot->dupacks) == 0 &&
+           header->len <= hot->rcv_adv - hot->rcv_nxt &&
+           load_u16(&hot->retries) == 0 && /* nor dupacks */
            header->wnd > 0;
 }
 
@@ -82,10 +100,11 @@ static inline uint32_t take_chunk(struct stack *stack, struct conn_active *activ
 }
 
 /* What was sent is acknowledged: its chunk is kept for the next payload. */
-static inline void take_ack(struct stack *stack, uint32_t conn, struct conn_active *active,
+static inline void take_ack(struct stack *stack, const struct talk *talk,
                             const struct header *header)
 {
-    struct conn_hot *hot = &stack->hot[conn];
+    struct conn_hot *hot = talk->hot;
+    struct conn_active *active = talk->active;
 
     if (active->snd.head != NONE) {
         if (active->spare_chunk == NONE) {
@@ -98,7 +117,7 @@ static inline void take_ack(struct stack *stack, uint32_t conn, struct conn_acti
     }
     if ((active->flags & ACTIVE_TIMING) && seq_gt(header->ack, active->rtt_seq)) {
         active->flags &= ~(uint32_t)ACTIVE_TIMING;
-        tcp_rtt_sample(stack, conn, (uint32_t)stack->now_us - active->rtt_at_us);
+        tcp_rtt_sample(stack, talk->conn, (uint32_t)stack->now_us - active->rtt_at_us);
     }
     active->cur_chunk = NONE;
     hot->snd_una = header->ack;
@@ -116,32 +135,38 @@ static inline bool copy_payload(const struct frame *frame, const uint8_t *l4, ui
                                 uint32_t *sum)
 {
     uint64_t payload = csum_copy(to, l4 + TCP_HDR_LEN, frame->l4_len - TCP_HDR_LEN);
-    uint64_t rest = csum_pseudo(frame->tuple.raddr, frame->tuple.laddr, PROTO_TCP, frame->l4_len) +
-                    csum_ipv4_header(l4); /* 20 bytes as well */
+    uint64_t rest;
 
     *sum = CHUNK_SUM_KNOWN | csum_fold16(payload);
-    return frame->csum != FRAME_CSUM_NONE || csum_fold(csum_carry(rest, payload)) == 0;
+    if (frame->csum != FRAME_CSUM_NONE) {
+        return true;
+    }
+    rest = csum_pseudo(frame->tuple.raddr, frame->tuple.laddr, PROTO_TCP, frame->l4_len) +
+           csum_ipv4_header(l4); /* 20 bytes as well */
+    return csum_fold(rest + (*sum & UINT16_MAX)) == 0;
 }
 
 /* The payload becomes the whole of a queue that was empty. */
 static inline void take_payload(struct stack *stack, struct chunk_queue *queue, uint32_t index,
-                                uint32_t len, uint32_t sum)
+                                const struct payload *payload)
 {
-    *chunk_at(stack, index) =
-        (struct chunk){.next = NONE, .start = 0, .end = (uint16_t)len, .sum = sum};
-    *queue = (struct chunk_queue){.head = index, .tail = index, .bytes = len};
-    stats_add(stack->stats, COUNTER_copied_bytes, len);
+    *chunk_at(stack, index) = (struct chunk){
+        .next = NONE, .start = 0, .end = (uint16_t)payload->len, .sum = payload->sum};
+    *queue = (struct chunk_queue){.head = index, .tail = index, .bytes = payload->len};
+    stats_add(stack->stats, COUNTER_copied_bytes, payload->len);
 }
 
-/* Short payloads by whole blocks, which may end beyond `len`: within a buffer at either side. */
+/*
+ * Short payloads by whole blocks, which may end beyond `len`: in the chunk area there is always
+ * something behind, and the slot is looked at.
+ */
 static inline void copy_out(const struct stack *stack, uint8_t *to, const uint8_t *from,
-                            uint32_t len, uint32_t start)
+                            uint32_t len)
 {
     uint32_t at = 0;
 
-    if (unlikely(len > COPY_SHORT || start + len > CHUNK_BYTES - COPY_BLOCK ||
-                 stack->port->tx->nr_buf_size <
-                     PORT_VNET_HDR_LEN + TCP_HEADERS_LEN + COPY_SHORT + COPY_BLOCK)) {
+    if (unlikely(len > COPY_SHORT ||
+                 stack->port->tx->nr_buf_size < PORT_VNET_HDR_LEN + TCP_HEADERS_LEN + COPY_SHORT)) {
         memcpy(to, from, len);
         return;
     }
@@ -176,8 +201,9 @@ static inline void write_link(const struct stack *stack, uint8_t *buf, const uin
 
 /* IPv4 and TCP before a payload that stands in `buf` already. */
 static inline void write_headers(const struct stack *stack, const struct conn_hot *hot,
-                                 uint8_t *buf, uint32_t len, uint32_t window, uint64_t payload_sum)
+                                 uint8_t *buf, uint32_t window, const struct payload *payload)
 {
+    uint32_t len = payload->len;
     uint8_t *ip = buf + ETH_HDR_LEN;
     uint8_t *l4 = ip + IPV4_HDR_LEN;
     uint16_t total = htons((uint16_t)(IPV4_HDR_LEN + TCP_HDR_LEN + len));
@@ -186,7 +212,7 @@ static inline void write_headers(const struct stack *stack, const struct conn_ho
     uint32_t ack = htonl(hot->rcv_nxt);
     uint32_t flags = htonl(PLAIN_HEADER << 24 | (TCP_ACK | TCP_PSH) << 16 | window);
     uint64_t sum = csum_pseudo(hot->tuple.laddr, hot->tuple.raddr, PROTO_TCP, TCP_HDR_LEN + len) +
-                   ports + seq + ack + flags + payload_sum;
+                   ports + seq + ack + flags + (payload->sum & UINT16_MAX);
 
     store_u16(ip + offsetof(struct wire_ipv4, total_len), total);
     store_u16(ip + offsetof(struct wire_ipv4, check),
@@ -199,13 +225,14 @@ static inline void write_headers(const struct stack *stack, const struct conn_ho
     store_u32(l4 + offsetof(struct wire_tcp, check), csum_fold(sum)); /* urgent: 0 */
 }
 
-static inline void book_answer(struct stack *stack, uint32_t conn, struct conn_active *active,
-                               uint32_t len)
+static inline void book_answer(struct stack *stack, const struct talk *talk, uint32_t len)
 {
-    struct conn_hot *hot = &stack->hot[conn];
+    struct conn_hot *hot = talk->hot;
+    struct conn_active *active = talk->active;
+    const struct conn_cold *cold = &stack->cold[talk->conn];
 
     if (!(active->flags & ACTIVE_TIMING) &&
-        (uint32_t)stack->now_us - active->rtt_at_us > TCP_RTT_SAMPLE_US) {
+        (uint32_t)stack->now_us - active->rtt_at_us > cold->rto_us / TCP_RTO_SAMPLES) {
         active->flags |= ACTIVE_TIMING;
         active->rtt_seq = hot->snd_nxt;
         active->rtt_at_us = (uint32_t)stack->now_us;
@@ -215,38 +242,36 @@ static inline void book_answer(struct stack *stack, uint32_t conn, struct conn_a
     hot->snd_max = hot->snd_nxt;
     hot->rcv_acked = hot->rcv_nxt;
     hot->delack_at = 0;
-    tcp_arm_rtx(stack, conn);
-    timer_update(stack, conn);
+    hot->rtx_at = tick_after(stack, cold->rto_us);
+    if (unlikely(cold->wheel_slot == WHEEL_NOWHERE ||
+                 (int32_t)(cold->wheel_at - hot->rtx_at) > 0)) {
+        timer_requeue(stack, talk->conn, hot->rtx_at);
+    }
 }
 
 /*
- * Sends the one chunk of a connection that may answer and whose lines are saved. False: the ring
- * is full or the next hop unknown.
+ * Sends a payload of a connection that may answer. False: the ring is full or the next hop unknown.
  */
-static always_inline bool send_answer(struct stack *stack, uint32_t conn, struct conn_active *active)
+static always_inline bool send_payload(struct stack *stack, const struct talk *talk,
+                                       struct payload *payload)
 {
-    struct conn_hot *hot = &stack->hot[conn];
-    uint32_t len = active->snd.bytes;
-    const struct chunk *chunk = chunk_at(stack, active->snd.head);
-    const uint8_t *payload = chunk_data(stack, active->snd.head) + chunk->start;
+    struct conn_hot *hot = talk->hot;
     const uint8_t *mac = arp_resolve(stack, stack_next_hop(stack->config, hot->tuple.raddr));
     uint8_t *buf = mac ? tx_reserve(stack) : NULL;
-    uint64_t sum;
 
     if (unlikely(!buf)) {
         return false;
     }
-    if (chunk->sum & CHUNK_SUM_KNOWN) {
-        sum = chunk->sum & UINT16_MAX;
-        copy_out(stack, buf + TCP_HEADERS_LEN, payload, len, chunk->start);
+    if (payload->sum & CHUNK_SUM_KNOWN) {
+        copy_out(stack, buf + TCP_HEADERS_LEN, payload->bytes, payload->len);
     } else {
-        sum = csum_copy(buf + TCP_HEADERS_LEN, payload, len);
+        payload->sum = csum_fold16(csum_copy(buf + TCP_HEADERS_LEN, payload->bytes, payload->len));
     }
     write_link(stack, buf, mac);
-    write_headers(stack, hot, buf, len, tcp_window(stack, hot, 0), sum);
-    tx_push(stack, TCP_HEADERS_LEN + len);
-    stats_add(stack->stats, COUNTER_copied_bytes, len);
-    book_answer(stack, conn, active, len);
+    write_headers(stack, hot, buf, tcp_window(stack, hot, 0), payload);
+    tx_push(stack, TCP_HEADERS_LEN + payload->len);
+    stats_add(stack->stats, COUNTER_copied_bytes, payload->len);
+    book_answer(stack, talk, payload->len);
     return true;
 }
 
@@ -254,13 +279,20 @@ static always_inline bool send_answer(struct stack *stack, uint32_t conn, struct
 static bool answer(struct stack *stack, uint32_t conn)
 {
     struct conn_active *active = conn_active_of(stack, conn);
+    const struct chunk *chunk;
+    struct payload payload;
+    struct talk talk;
 
     if (!active || !may_answer(&stack->hot[conn], active)) {
         return false;
     }
-    conn_touch(stack, conn);
     undo_save(&stack->arena, active);
-    return send_answer(stack, conn, active);
+    talk = (struct talk){.conn = conn, .hot = conn_touch(stack, conn), .active = active};
+    chunk = chunk_at(stack, active->snd.head);
+    payload = (struct payload){.bytes = chunk_data(stack, active->snd.head) + chunk->start,
+                               .len = active->snd.bytes,
+                               .sum = chunk->sum};
+    return send_payload(stack, &talk, &payload);
 }
 
 /* The active record of a connection that this segment is the next of; NULL: not predicted. */
@@ -271,7 +303,7 @@ static inline struct conn_active *predict(struct stack *stack, const struct fram
     struct conn_active *active;
 
     if (!is_plain(l4) || !is_usual(hot) || !is_next(hot, header) || hot->active == NONE ||
-        !tuple_equal(&hot->tuple, &frame->tuple)) {
+        (stack->opened && !tuple_equal(&hot->tuple, &frame->tuple))) {
         return NULL;
     }
     active = conn_active_of(stack, frame->conn);
@@ -293,55 +325,59 @@ static void serve(struct stack *stack, uint32_t conn, const struct service *serv
     }
 }
 
-/* The payload goes back as it came. */
-static inline void mirror(struct stack *stack, uint32_t conn, struct conn_active *active)
+/* The payload, which is all that is queued, goes back as it came. */
+static always_inline void mirror(struct stack *stack, const struct talk *talk,
+                                 struct payload *payload)
 {
-    stats_add(stack->stats, COUNTER_service_bytes_in, active->snd.bytes);
-    stats_add(stack->stats, COUNTER_service_bytes_out, active->snd.bytes);
-    if (!fits(&stack->hot[conn], active, active->snd.bytes) || !send_answer(stack, conn, active)) {
-        conn_mark_output(stack, conn);
+    stats_add(stack->stats, COUNTER_service_bytes_in, payload->len);
+    stats_add(stack->stats, COUNTER_service_bytes_out, payload->len);
+    if (!fits(talk->hot, talk->active, payload->len) || !send_payload(stack, talk, payload)) {
+        conn_mark_output(stack, talk->conn);
     }
 }
 
-bool tcp_predicted(struct stack *stack, struct frame *frame, bool more)
+/* A function of its own: inlined into the burst's loop, its values do not fit the registers. */
+__attribute__((noinline)) bool tcp_predicted(struct stack *stack, struct frame *frame, bool more)
 {
-    uint32_t conn = frame->conn;
     const uint8_t *l4 = frame->data + frame->l4_off;
     const struct service *service;
-    struct conn_active *active;
+    struct payload payload;
     struct header header;
+    struct talk talk;
     uint32_t index;
-    uint32_t sum;
 
     if (frame->l4_len - TCP_HDR_LEN - 1 >= CHUNK_BYTES ||
         frame->contig < frame->l4_off + frame->l4_len) {
         return false;
     }
     header = read_header(frame, l4);
-    active = predict(stack, frame, &header, l4);
-    if (!active) {
+    talk.conn = frame->conn;
+    talk.active = predict(stack, frame, &header, l4);
+    if (!talk.active) {
         return false;
     }
-    conn_touch(stack, conn);
-    undo_save(&stack->arena, active);
-    index = take_chunk(stack, active);
+    talk.hot = conn_touch(stack, talk.conn);
+    undo_save(&stack->arena, talk.active);
+    index = take_chunk(stack, talk.active);
     if (index == NONE) {
         return false;
     }
-    if (!copy_payload(frame, l4, chunk_data(stack, index), &sum)) {
+    payload.bytes = chunk_data(stack, index);
+    payload.len = header.len;
+    if (!copy_payload(frame, l4, payload.bytes, &payload.sum)) {
         chunk_free(stack, index);
         return false; /* the long way finds it wrong and counts it */
     }
-    take_ack(stack, conn, active, &header);
-    stack->hot[conn].rcv_nxt += header.len;
+    take_ack(stack, &talk, &header);
+    talk.hot->rcv_nxt += header.len;
     frame->verdict = VERDICT_tcp_ok;
-    service = stack->services[stack->hot[conn].service];
+    service = stack->services[talk.hot->service];
     if (service->mirror && !more && header.len <= stack->config->snd_buf) {
-        take_payload(stack, &active->snd, index, header.len, sum);
-        mirror(stack, conn, active);
+        take_payload(stack, &talk.active->snd, index, &payload);
+        mirror(stack, &talk, &payload);
     } else {
-        take_payload(stack, &active->rcv, index, header.len, sum);
-        serve(stack, conn, service, more);
+        take_payload(stack, &talk.active->rcv, index, &payload);
+        serve(stack, talk.conn, service, more);
     }
     return true;
 }

@@ -13,7 +13,7 @@ enum {
     TCP_WSCALE_MAX = 14,
     TCP_OUTPUT_SEGMENTS = 64, /* segments one connection may send in a turn */
     TCP_CHALLENGE_US = 500000,
-    TCP_RTT_SAMPLE_US = 10000, /* one sample at a time, and not more often than this */
+    TCP_RTO_SAMPLES = 4, /* samples of the RTT in the time of an RTO, one at a time */
     TCP_RTO_MAX_US = 60000000,
     TCP_PROBE_MAX_US = 60000000,
 };
@@ -60,6 +60,7 @@ bool tcp_ack(struct stack *stack, uint32_t conn, const struct segment *seg);
 
 /* receive.c: text and FIN, in or out of order. */
 enum verdict tcp_text(struct stack *stack, uint32_t conn, const struct segment *seg);
+
 /* Bytes that may still be received, of which `used` are not yet read. */
 static inline uint32_t tcp_space(const struct stack *stack, const struct conn_hot *hot,
                                  uint32_t used)
@@ -77,9 +78,10 @@ static inline uint32_t tcp_window(struct stack *stack, struct conn_hot *hot, uin
 {
     uint32_t shift = hot->flags & CONN_WS_OK ? hot->wscale >> 4 : 0;
     uint32_t open = hot->rcv_adv - hot->rcv_nxt;
-    uint32_t step = min_u32(stack->config->rcv_buf / 2, hot->mss);
+    uint32_t limit = stack->config->rcv_buf;
 
-    if (open + step <= stack->config->rcv_buf) {
+    if (open <= limit / 2 || open + hot->mss <= limit) { /* else there is no step to make */
+        uint32_t step = min_u32(limit / 2, hot->mss);
         uint32_t space = min_u32(tcp_space(stack, hot, used), (uint32_t)UINT16_MAX << shift);
 
         if (space >= open + step) { /* RFC 9293 section 3.8.6.2.2: no silly window */

@@ -20,11 +20,24 @@ void tcp_rto_restore(struct stack *stack, uint32_t conn)
     cold->rto_us = min_u32(max_u32(rto, stack->config->rto_min_us), TCP_RTO_MAX_US);
 }
 
+/* A sample near the mean leaves an RTO that stands at its minimum where it is. */
+static bool changes_nothing(const struct stack *stack, const struct conn_cold *cold,
+                            uint32_t rtt_us)
+{
+    return cold->rto_us == stack->config->rto_min_us &&
+           cold->srtt_us + 4 * cold->rttvar_us <= cold->rto_us && rtt_us >= cold->srtt_us / 2 &&
+           rtt_us <= 2 * cold->srtt_us;
+}
+
 /* RFC 6298 section 2: SRTT, RTTVAR, RTO. */
 void tcp_rtt_sample(struct stack *stack, uint32_t conn, uint32_t rtt_us)
 {
-    struct conn_cold *cold = cold_touch(stack, conn);
+    struct conn_cold *cold = &stack->cold[conn];
 
+    if (changes_nothing(stack, cold, rtt_us)) {
+        return;
+    }
+    cold_touch(stack, conn);
     if (cold->srtt_us == 0) {
         cold->srtt_us = max_u32(rtt_us, 1);
         cold->rttvar_us = rtt_us / 2;
