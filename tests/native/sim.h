@@ -17,6 +17,7 @@ struct sim_options {
     uint32_t conns;
     uint32_t chunks;
     uint32_t buffers;   /* rcv_buf and snd_buf; 0: 64 KiB */
+    uint32_t links;     /* of the device; 0: SIM_CLIENTS_MAX */
     const char *faults; /* on each client's port */
     uint64_t seed;
 };
