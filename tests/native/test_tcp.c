@@ -253,6 +253,19 @@ static void a_fin_out_of_order_waits_for_the_hole(void)
     peer_close(&peer);
 }
 
+static void a_fin_before_held_text_is_not_taken(void)
+{
+    open_to(7);
+    say(4, 1, "def");
+    peer_expect(&peer, TCP_ACK, 1, 1, 0);
+    peer_send(
+        &peer,
+        &(struct send){
+            .seq = 1, .ack = 1, .flags = TCP_ACK | TCP_FIN, .window = 65535, .payload = "abcd"});
+    peer_expect(&peer, TCP_ACK, 1, 7, 6); /* never an ACK of the number behind the text */
+    reset_and_close(7);
+}
+
 static void test_must_19_retransmissions_back_off(void)
 {
     uint64_t gap = 0;
@@ -420,6 +433,7 @@ int main(int argc, char **argv)
         {"out-of-order segments are joined", out_of_order_segments_are_joined},
         {"overlaps keep one copy of each byte", overlaps_keep_the_first_copy},
         {"a FIN out of order waits for the hole", a_fin_out_of_order_waits_for_the_hole},
+        {"a FIN before held text is not taken", a_fin_before_held_text_is_not_taken},
         {"MUST-19: retransmissions back off", test_must_19_retransmissions_back_off},
         {"MUST-36: a closed window is probed for ever",
          test_must_36_a_closed_window_is_probed_for_ever},
