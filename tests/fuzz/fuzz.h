@@ -52,6 +52,8 @@ static inline const uint8_t *input_bytes(struct input *input, uint32_t *len)
 
 /* Aborts when a CHECK has failed since the process began. */
 void fuzz_settle(void);
+/* Prints when FUZZ_TRACE is in the environment: what an input does, for whoever looks into it. */
+__attribute__((format(printf, 1, 2))) void fuzz_say(const char *format, ...);
 
 enum {
     LAB_IP = 0x0a4d0001,   /* the shards', 10.77.0.1 */

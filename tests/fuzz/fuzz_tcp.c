@@ -16,6 +16,7 @@
 enum {
     CONNS = 2,
     OPS_MAX = 200,
+    SYNS_MAX = 16,
     TEXT_MAX = 1460,
     SPOKEN_MAX = 128,       /* of daytime, kept to compare repetitions */
     TIME_SHIFT_MAX = 26,    /* 67 s: beyond every timer but the longest back-off */
@@ -45,6 +46,14 @@ static const char request[] = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
 static const char http_reply[] = "HTTP/1.1 200 OK\r\nServer: shardserver\r\nContent-Type: "
                                  "text/plain\r\nContent-Length: 14\r\n\r\nHello, shard.\n";
 
+/* A SYN that we sent: any of the last ones may be answered. */
+struct syn {
+    bool used;
+    uint8_t offered; /* window scale; 0: none */
+    uint32_t iss;
+    uint32_t sent; /* highest number that we used of its sequence */
+};
+
 /* Our end of a connection; sequence numbers are absolute. */
 struct end {
     uint16_t local_port;
@@ -55,16 +64,15 @@ struct end {
     bool owes_ack;     /* since the last turn */
     uint8_t deaf;      /* answers still to be ignored */
     uint8_t shift;     /* window scale that we offered, if taken */
-    uint8_t offered;   /* in the last SYN; 0: none */
     uint8_t spoken_n;  /* of daytime's line */
     uint32_t iss;      /* of the SYN that was answered */
-    uint32_t syn;      /* of the last SYN sent */
     uint32_t irs;      /* theirs */
     uint32_t acked;    /* highest ACK received */
     uint32_t sent;     /* highest number that we used */
-    uint32_t syn_sent; /* the same since the last SYN */
     uint32_t got;      /* behind the last byte received */
     uint32_t edge;     /* right edge of all windows that we offered */
+    uint32_t syns_n;
+    struct syn syns[SYNS_MAX];
     uint8_t spoken[SPOKEN_MAX];
 };
 
@@ -100,8 +108,9 @@ static uint8_t chargen_at(uint32_t offset)
 {
     uint32_t line = offset / 74;
     uint32_t column = offset % 74;
+    static const uint8_t end[] = {'\r', '\n'};
 
-    return column < 72 ? (uint8_t)(' ' + (line % 95 + column) % 95) : "\r\n"[column - 72];
+    return column < 72 ? (uint8_t)(' ' + (line % 95 + column) % 95) : end[column - 72];
 }
 
 /* Daytime says what the wall clock says: the first hearing is the reference. */
@@ -133,23 +142,44 @@ static bool byte_right(struct end *end, uint32_t offset, uint8_t byte)
     }
 }
 
+static struct syn *find_syn(struct end *end, uint32_t iss)
+{
+    for (uint32_t i = 0; i < SYNS_MAX; i++) {
+        if (end->syns[i].used && end->syns[i].iss == iss) {
+            return &end->syns[i];
+        }
+    }
+    return NULL;
+}
+
+static void note_syn(struct end *end, uint32_t iss, uint8_t offered)
+{
+    struct syn *syn = find_syn(end, iss);
+
+    syn = syn ? syn : &end->syns[end->syns_n++ % SYNS_MAX];
+    *syn = (struct syn){true, offered, iss, iss + 1};
+}
+
 static void take_syn_ack(struct end *end, const struct wire_tcp *tcp)
 {
     uint32_t seq = ntohl(tcp->seq);
     uint32_t ack = ntohl(tcp->ack);
+    const struct syn *syn = find_syn(end, ack - 1);
 
-    if (end->open && seq == end->irs) {
+    if (end->open && seq == end->irs && ack == end->iss + 1) {
         return; /* again */
     }
-    CHECK_EQ(ack, end->syn + 1);
+    if (!CHECK(syn != NULL)) {
+        return;
+    }
     end->open = true;
-    end->iss = end->syn;
+    end->iss = syn->iss;
     end->irs = seq;
     end->acked = ack;
-    end->sent = end->syn_sent;
+    end->sent = syn->sent;
     end->got = seq + 1;
     end->edge = seq + 1 + end->window;
-    end->shift = tcp->data_off >> 4 > 6 ? end->offered : 0; /* MSS and window scale */
+    end->shift = tcp->data_off >> 4 > 6 ? syn->offered : 0; /* MSS and window scale */
     end->spoken_n = 0;
 }
 
@@ -183,6 +213,14 @@ static void take_segment(struct end *end, const struct wire_tcp *tcp, const uint
     end->owes_ack |= len > 0;
 }
 
+static void say_segment(const char *way, const struct wire_tcp *tcp, uint32_t len)
+{
+    fuzz_say("%8llu us %s %u-%u flags %02x seq %u ack %u window %u, %u bytes behind the header\n",
+             (unsigned long long)play.lab.sim.now_us, way, ntohs(tcp->src_port),
+             ntohs(tcp->dst_port), tcp->flags, ntohl(tcp->seq), ntohl(tcp->ack), ntohs(tcp->window),
+             len);
+}
+
 static void on_frame(void *data, const uint8_t *frame, uint32_t len)
 {
     struct play *now = data;
@@ -194,6 +232,7 @@ static void on_frame(void *data, const uint8_t *frame, uint32_t len)
     }
     CHECK(lab_tcp_right(frame, len));
     memcpy(&tcp, frame + ETH_HDR_LEN + IPV4_HDR_LEN, sizeof(tcp));
+    say_segment("<", &tcp, len - TCP_HEADERS_LEN);
     text_off = ETH_HDR_LEN + IPV4_HDR_LEN + (uint32_t)(tcp.data_off >> 4) * 4;
     if (!CHECK(text_off <= len) || (tcp.flags & TCP_RST)) {
         return;
@@ -219,8 +258,16 @@ static void note_sent(struct end *end, const struct segment_out *out)
                     ((out->flags & TCP_FIN) != 0);
     uint32_t edge = out->ack + ((uint32_t)end->window << end->shift);
 
-    end->sent = seq_gt(past, end->sent) ? past : end->sent;
-    end->syn_sent = seq_gt(past, end->syn_sent) ? past : end->syn_sent;
+    if (past - end->iss < 1u << 30 && past - end->iss > end->sent - end->iss) {
+        end->sent = past;
+    }
+    for (uint32_t i = 0; i < SYNS_MAX; i++) {
+        struct syn *syn = &end->syns[i];
+
+        if (syn->used && past - syn->iss < 1u << 30 && past - syn->iss > syn->sent - syn->iss) {
+            syn->sent = past;
+        }
+    }
     if ((out->flags & TCP_ACK) && seq_gt(edge, end->edge)) {
         end->edge = edge;
     }
@@ -240,6 +287,7 @@ static void emit(struct end *end, const struct segment_out *out)
                            .flags = out->flags,
                            .window = htons(end->window)};
 
+    say_segment(">", &tcp, out->options_len + out->len);
     memcpy(segment, &tcp, sizeof(tcp));
     if (out->options_len > 0) {
         memcpy(segment + TCP_HDR_LEN, out->options, out->options_len);
@@ -253,6 +301,21 @@ static void emit(struct end *end, const struct segment_out *out)
     if (!play.held) {
         lab_turn(&play.lab);
     }
+}
+
+/* The largest that any reading of the options could find. */
+static uint8_t offered_scale(const uint8_t *options, uint32_t len)
+{
+    uint8_t offered = 0;
+
+    for (uint32_t i = 0; i + 2 < len; i++) {
+        uint8_t shift = options[i + 2] < 14 ? options[i + 2] : 14;
+
+        if (options[i] == 3 && options[i + 1] == 3 && shift > offered) {
+            offered = shift;
+        }
+    }
+    return offered;
 }
 
 static void op_syn(struct end *end, struct input *input)
@@ -271,19 +334,10 @@ static void op_syn(struct end *end, struct input *input)
     memcpy(options, bytes, have);
     out.options_len = options_len;
     out.seq = starts[what & 3] + (end->open ? end->sent - end->iss : 0);
-    end->offered = 0;
-    for (uint32_t i = 0; i + 2 < options_len; i++) { /* the largest that might be read as one */
-        if (options[i] == 3 && options[i + 1] == 3) {
-            uint8_t shift = options[i + 2] < 14 ? options[i + 2] : 14;
-
-            end->offered = shift > end->offered ? shift : end->offered;
-        }
-    }
     if (what & 0x40) {
         out.len = 8; /* text in a SYN */
     }
-    end->syn = out.seq;
-    end->syn_sent = out.seq + 1;
+    note_syn(end, out.seq, offered_scale(options, options_len));
     emit(end, &out);
 }
 
@@ -328,9 +382,7 @@ static void op_raw(struct end *end, struct input *input)
 
     memcpy(options, bytes, have);
     if ((flags & (TCP_SYN | TCP_ACK | TCP_RST)) == TCP_SYN) {
-        end->syn = seq;
-        end->syn_sent = seq + 1;
-        end->offered = 14;
+        note_syn(end, seq, offered_scale(options, options_len));
     }
     emit(end, &(struct segment_out){.flags = flags,
                                     .seq = seq,
@@ -405,6 +457,7 @@ static void run_op(struct input *input)
     struct end *end = &play.end[code >> 7];
     enum op op = (code & 0x7f) % OP_COUNT;
 
+    fuzz_say("op %d on %d\n", op, code >> 7);
     switch (op) {
     case OP_SYN:
         op_syn(end, input);

@@ -1,5 +1,7 @@
 /* The lab of the fuzz targets; see fuzz.h. */
 #include <arpa/inet.h>
+#include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -16,7 +18,19 @@ enum {
 void fuzz_settle(void)
 {
     if (check_failures() > 0) {
+        fflush(stdout);
         abort();
+    }
+}
+
+void fuzz_say(const char *format, ...)
+{
+    va_list args;
+
+    if (getenv("FUZZ_TRACE")) {
+        va_start(args, format);
+        vprintf(format, args);
+        va_end(args);
     }
 }
 
