@@ -22,6 +22,16 @@ static inline uint64_t exchange_load(const void *slot)
     return word;
 }
 
+static inline uint32_t exchange_buf(uint64_t word)
+{
+    return (uint32_t)word;
+}
+
+static inline uint32_t exchange_len(uint64_t word)
+{
+    return (uint16_t)(word >> 32);
+}
+
 static inline void exchange_store(void *slot, uint64_t word)
 {
     *(volatile uint64_t *)slot = word;
@@ -51,21 +61,28 @@ static inline void exchange_begin(struct exchange *batch, enum mem_intent_kind k
     compiler_barrier();
 }
 
-/* Gives `word`, whose buffer comes from `from`, to the place `to`, and to's buffer to `from`. */
-static inline void exchange_one(struct exchange *batch, const struct nm_ring *ring, void *to,
-                                uint64_t word, void *from, uint64_t from_word)
-{
-    uint32_t saved = (uint32_t)exchange_load(to);
+/* A place and the word that it will hold. */
+struct exchange_end {
+    void *place;
+    uint64_t word;
+};
 
+/*
+ * Gives to.word, whose buffer comes from `from`, to its place, and what lies there, `saved`, to
+ * `from`. Both were read once and checked by the caller: the other side may change them.
+ */
+static inline void exchange_one(struct exchange *batch, const struct nm_ring *ring,
+                                struct exchange_end to, struct exchange_end from, uint32_t saved)
+{
     batch->side->intent.step = (uint64_t)batch->done << 32 | saved;
-    exchange_store(to, word);
-    exchange_store(from, (from_word & ~(uint64_t)UINT32_MAX) | saved);
+    exchange_store(to.place, to.word);
+    exchange_store(from.place, (from.word & ~(uint64_t)UINT32_MAX) | saved);
     batch->done++;
     batch->position++;
     batch->slot = nm_ring_next(ring, batch->slot);
 }
 
-static inline void exchange_end(struct exchange *batch)
+static inline void exchange_done(struct exchange *batch)
 {
     compiler_barrier();
     batch->side->intent.kind = MEM_INTENT_NONE;

@@ -1,83 +1,121 @@
 /* Receive of mem: ports: what lies in the lanes comes into the ring. */
 #include "ports/mem_exchange.h"
 
-/* Cells of the whole frame at `head`; 0: its end is not there. */
-static uint32_t frame_cells(struct mem_lane *lane, uint32_t head, uint32_t used, bool *bad)
+/* Cells of the whole frame at `head`; 0: its end is not there. `bad`: it could fit no ring. */
+static uint32_t frame_cells(const struct mem_place *place, struct mem_lane *lane, uint32_t head,
+                            uint32_t used, bool *bad)
 {
-    for (uint32_t n = 0; n < used && n < MEM_FRAGS_MAX; n++) {
+    uint32_t most = min_u32((uint32_t)MEM_FRAGS_MAX, place->slots - 1);
+
+    for (uint32_t n = 0; n < used && n < most; n++) {
         if (!(mem_cell_at(lane, head + n)->flags & NM_MOREFRAG)) {
             return n + 1;
         }
     }
-    *bad = used >= MEM_FRAGS_MAX;
+    *bad = used >= most;
     return 0;
 }
 
-/* Exchanges a cell. False: its index is out of bounds. */
-static inline bool take_cell(struct exchange *batch, const struct nm_ring *ring, uint32_t bufs,
-                             struct mem_cell *cell, uint64_t word)
+/* Exchanges the cell that `word` was read from. False: its index or length is out of bounds. */
+static inline bool take_cell(struct exchange *batch, const struct nm_ring *ring,
+                             const struct mem_place *place, uint64_t word)
 {
-    if (unlikely((uint32_t)word - NM_BUF_FIRST >= bufs - NM_BUF_FIRST)) {
+    void *slot = (void *)(uintptr_t)&ring->slot[batch->slot];
+    void *cell = mem_cell_at(batch->lane, batch->position);
+
+    if (unlikely(!mem_buf_possible(place->device, exchange_buf(word)) ||
+                 exchange_len(word) > place->buf_size)) {
         return false;
     }
     word &= ~((uint64_t)(UINT16_MAX & ~NM_MOREFRAG) << WORD_FLAGS_SHIFT);
-    exchange_one(batch, ring, (void *)(uintptr_t)&ring->slot[batch->slot], word, cell, word);
-    batch->bytes += (uint16_t)(word >> 32);
+    exchange_one(batch, ring, (struct exchange_end){slot, word}, (struct exchange_end){cell, word},
+                 exchange_buf(exchange_load(slot)));
+    batch->bytes += exchange_len(word);
     return true;
 }
 
-/* Moves what a lane holds into the ring; returns the number of frames. */
-static uint32_t rx_lane(struct port *port, uint32_t lane_index)
+/* The cells of a longer frame, ended where a cell cannot be true. Returns how many were taken. */
+static uint32_t take_cells(struct exchange *batch, struct nm_ring *ring,
+                           const struct mem_place *place, uint32_t n)
 {
-    const struct mem_device *device = mem_place_of(port)->device;
-    struct mem_lane *lane = mem_lane_at(device, lane_index);
+    const uint64_t more = (uint64_t)NM_MOREFRAG << WORD_FLAGS_SHIFT;
+    uint32_t last = batch->slot;
+    uint32_t taken = 0;
+
+    while (taken < n) {
+        uint64_t word = exchange_load(mem_cell_at(batch->lane, batch->position)) | more;
+
+        last = batch->slot;
+        if (!take_cell(batch, ring, place, taken + 1 < n ? word : word & ~more)) {
+            break;
+        }
+        taken++;
+    }
+    if (taken > 0 && taken < n) {
+        ring->slot[last == 0 ? ring->num_slots - 1 : last - 1].flags = 0;
+    }
+    return taken;
+}
+
+/* Takes frames while they are whole and fit; returns their number. */
+static uint32_t take_frames(struct exchange *batch, struct nm_ring *ring,
+                            const struct mem_place *place, uint32_t used, bool *bad)
+{
+    uint32_t room = ring->num_slots - 1 - nm_ring_distance(ring, ring->head, ring->tail);
+    uint32_t frames = 0;
+
+    while (used > 0) {
+        uint64_t word = exchange_load(mem_cell_at(batch->lane, batch->position));
+        uint32_t n = 1;
+        uint32_t taken;
+
+        if (unlikely(word >> WORD_FLAGS_SHIFT & NM_MOREFRAG)) {
+            n = frame_cells(place, batch->lane, batch->position, used, bad);
+        }
+        if (n == 0 || n > room) {
+            break;
+        }
+        taken = likely(n == 1) ? take_cell(batch, ring, place, word)
+                               : take_cells(batch, ring, place, n);
+        frames += taken > 0;
+        if (taken < n) {
+            *bad = true;
+            break;
+        }
+        used -= n;
+        room -= n;
+    }
+    return frames;
+}
+
+/* Moves what a link's lane holds into the ring; returns the number of frames. */
+static uint32_t rx_lane(struct port *port, uint32_t lane_index, uint32_t link)
+{
+    const struct mem_place *place = mem_place_of(port);
+    struct mem_lane *lane = mem_lane_at(place->device, lane_index);
     uint32_t used = mem_lane_used(lane);
     struct exchange batch = {.side = mem_side_of(port),
                              .lane = lane,
                              .lane_index = lane_index,
                              .position = atomic_load_explicit(&lane->head, memory_order_relaxed),
                              .slot = port->rx->tail};
-    uint32_t room =
-        port->rx->num_slots - 1 - nm_ring_distance(port->rx, port->rx->head, port->rx->tail);
-    uint32_t bufs = device->shared->bufs;
+    bool bad = used > MEM_CELLS;
     uint32_t frames = 0;
-    bool bad = false;
 
     if (used == 0) {
         return 0;
     }
-    exchange_begin(&batch, MEM_INTENT_RX);
-    while (used > 0) {
-        struct mem_cell *cell = mem_cell_at(lane, batch.position);
-        uint64_t word = exchange_load(cell);
-        uint32_t n = 1;
-
-        if (unlikely(word >> WORD_FLAGS_SHIFT & NM_MOREFRAG)) {
-            n = frame_cells(lane, batch.position, used, &bad);
-        }
-        if (bad || n == 0 || n > room) {
-            break;
-        }
-        bad = !take_cell(&batch, port->rx, bufs, cell, word);
-        for (uint32_t i = 1; i < n && !bad; i++) {
-            cell = mem_cell_at(lane, batch.position);
-            bad = !take_cell(&batch, port->rx, bufs, cell, exchange_load(cell));
-        }
-        if (bad) {
-            break;
-        }
-        frames++;
-        used -= n;
-        room -= n;
+    if (!bad) {
+        exchange_begin(&batch, MEM_INTENT_RX);
+        frames = take_frames(&batch, port->rx, place, used, &bad);
+        compiler_barrier();
+        atomic_store_explicit(&lane->head, batch.position, memory_order_release);
+        __atomic_store_n(&port->rx->tail, batch.slot, __ATOMIC_RELEASE);
+        exchange_done(&batch);
+        port->counters->rx_bytes += batch.bytes;
     }
-    compiler_barrier();
-    atomic_store_explicit(&lane->head, batch.position, memory_order_release);
-    __atomic_store_n(&port->rx->tail, batch.slot, __ATOMIC_RELEASE);
-    exchange_end(&batch);
-    port->counters->rx_bytes += batch.bytes;
-    if (bad) { /* this lane's frames are lost */
-        port->counters->errors++;
-        atomic_store(&lane->head, atomic_load(&lane->tail));
+    if (unlikely(bad)) {
+        mem_lane_broken(port, link);
     }
     return frames;
 }
@@ -87,13 +125,18 @@ int mem_rx_sync(struct port *port, uint64_t now_us)
     const struct mem_place *place = mem_place_of(port);
     struct mem_side *side = mem_side_of(port);
     const struct mem_shared *shared = place->device->shared;
-    uint32_t n = place->server ? shared->links : shared->rings;
+    uint32_t n = place->server ? place->device->links : place->device->rings;
     uint64_t up = atomic_load(&shared->links_up);
     uint32_t first = side->rx_next++ % n;
     uint32_t frames = 0;
 
     (void)now_us;
-    ENSURE(port->rx->head < port->rx->num_slots && port->rx->tail < port->rx->num_slots);
+    if (unlikely(mem_is_stopped(port))) {
+        return -EIO;
+    }
+    if (unlikely(!mem_ring_possible(place, port->rx))) {
+        return mem_port_broken(port);
+    }
     atomic_fetch_add(&side->sync_seq, 1);
     for (uint32_t i = 0; i < n; i++) {
         uint32_t other = first + i < n ? first + i : first + i - n;
@@ -101,11 +144,11 @@ int mem_rx_sync(struct port *port, uint64_t now_us)
         uint32_t ring = place->server ? place->index : other;
 
         if (up >> link & 1) {
-            frames += rx_lane(port, mem_lane_index(shared, link, ring, !place->server));
+            frames += rx_lane(port, mem_lane_index(shared, link, ring, !place->server), link);
         }
     }
     atomic_fetch_add(&side->sync_seq, 1);
     port->counters->rx_frames += frames;
     port->counters->rx_syncs += frames > 0;
-    return 0;
+    return mem_is_stopped(port) ? -EIO : 0;
 }

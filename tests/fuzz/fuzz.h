@@ -37,6 +37,17 @@ static inline uint32_t input_u32(struct input *input)
     return high << 16 | input_u16(input);
 }
 
+/* A signed byte or word, as what is added to an unsigned number. */
+static inline uint32_t input_i8(struct input *input)
+{
+    return (input_u8(input) ^ 0x80u) - 0x80u;
+}
+
+static inline uint32_t input_i16(struct input *input)
+{
+    return (input_u16(input) ^ 0x8000u) - 0x8000u;
+}
+
 /* At most `len` bytes that lie in the input; moves behind them. */
 static inline const uint8_t *input_bytes(struct input *input, uint32_t *len)
 {

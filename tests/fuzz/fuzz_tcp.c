@@ -59,18 +59,18 @@ struct end {
     uint16_t local_port;
     uint16_t tcp_port;
     uint16_t window;
-    bool open;         /* irs is known */
-    bool automatic;    /* ACKs what comes */
-    bool owes_ack;     /* since the last turn */
-    uint8_t deaf;      /* answers still to be ignored */
-    uint8_t shift;     /* window scale that we offered, if taken */
-    uint8_t spoken_n;  /* of daytime's line */
-    uint32_t iss;      /* of the SYN that was answered */
-    uint32_t irs;      /* theirs */
-    uint32_t acked;    /* highest ACK received */
-    uint32_t sent;     /* highest number that we used */
-    uint32_t got;      /* behind the last byte received */
-    uint32_t edge;     /* right edge of all windows that we offered */
+    bool open;        /* irs is known */
+    bool automatic;   /* ACKs what comes */
+    bool owes_ack;    /* since the last turn */
+    uint8_t deaf;     /* answers still to be ignored */
+    uint8_t shift;    /* window scale that we offered, if taken */
+    uint8_t spoken_n; /* of daytime's line */
+    uint32_t iss;     /* of the SYN that was answered */
+    uint32_t irs;     /* theirs */
+    uint32_t acked;   /* highest ACK received */
+    uint32_t sent;    /* highest number that we used */
+    uint32_t got;     /* behind the last byte received */
+    uint32_t edge;    /* right edge of all windows that we offered */
     uint32_t syns_n;
     struct syn syns[SYNS_MAX];
     uint8_t spoken[SPOKEN_MAX];
@@ -254,8 +254,8 @@ static void on_frame(void *data, const uint8_t *frame, uint32_t len)
 
 static void note_sent(struct end *end, const struct segment_out *out)
 {
-    uint32_t past = out->seq + out->len + ((out->flags & TCP_SYN) != 0) +
-                    ((out->flags & TCP_FIN) != 0);
+    uint32_t past =
+        out->seq + out->len + ((out->flags & TCP_SYN) != 0) + ((out->flags & TCP_FIN) != 0);
     uint32_t edge = out->ack + ((uint32_t)end->window << end->shift);
 
     if (past - end->iss < 1u << 30 && past - end->iss > end->sent - end->iss) {
@@ -344,37 +344,34 @@ static void op_syn(struct end *end, struct input *input)
 /* Relative to what they have acknowledged, with an ACK of all that came. */
 static void op_text(struct end *end, struct input *input, uint8_t flags)
 {
-    int16_t offset = (int16_t)input_u16(input);
+    uint32_t offset = input_i16(input);
     uint32_t len = input_u16(input) % (TEXT_MAX + 1);
 
     emit(end, &(struct segment_out){.flags = (uint8_t)(TCP_ACK | flags),
-                                    .seq = end->acked + (uint32_t)(int32_t)offset,
+                                    .seq = end->acked + offset,
                                     .ack = end->got,
                                     .len = len});
 }
 
 static void op_ack(struct end *end, struct input *input)
 {
-    int8_t offset = (int8_t)input_u8(input);
+    uint32_t offset = input_i8(input);
 
-    emit(end, &(struct segment_out){.flags = TCP_ACK,
-                                    .seq = end->acked,
-                                    .ack = end->got + (uint32_t)(int32_t)offset});
+    emit(end, &(struct segment_out){.flags = TCP_ACK, .seq = end->acked, .ack = end->got + offset});
 }
 
 static void op_rst(struct end *end, struct input *input)
 {
-    int8_t offset = (int8_t)input_u8(input);
+    uint32_t offset = input_i8(input);
 
-    emit(end, &(struct segment_out){.flags = TCP_RST,
-                                    .seq = end->acked + (uint32_t)(int32_t)offset});
+    emit(end, &(struct segment_out){.flags = TCP_RST, .seq = end->acked + offset});
 }
 
 static void op_raw(struct end *end, struct input *input)
 {
     uint8_t flags = input_u8(input);
-    uint32_t seq = end->acked + (uint32_t)(int32_t)(int16_t)input_u16(input);
-    uint32_t ack = end->got + (uint32_t)(int32_t)(int16_t)input_u16(input);
+    uint32_t seq = end->acked + input_i16(input);
+    uint32_t ack = end->got + input_i16(input);
     uint32_t options_len = (uint32_t)(input_u8(input) % 11) * 4;
     uint8_t options[40] = {0};
     uint32_t have = options_len;
@@ -407,8 +404,8 @@ static void op_move(void)
     struct mem_device *mem = play.lab.sim.device->priv;
 
     for (uint32_t i = 0; i < RSS_TABLE_LEN; i++) {
-        mem->shared->rss.table[i] = (uint8_t)((mem->shared->rss.table[i] + 1u) %
-                                              play.lab.sim.shards);
+        mem->shared->rss.table[i] =
+            (uint8_t)((mem->shared->rss.table[i] + 1u) % play.lab.sim.shards);
     }
 }
 
@@ -489,8 +486,7 @@ static void acknowledge(void)
 
         if (end->automatic && end->owes_ack && !play.held) {
             end->owes_ack = false;
-            emit(end, &(struct segment_out){
-                          .flags = TCP_ACK, .seq = end->acked, .ack = end->got});
+            emit(end, &(struct segment_out){.flags = TCP_ACK, .seq = end->acked, .ack = end->got});
         }
     }
 }

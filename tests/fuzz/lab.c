@@ -37,12 +37,10 @@ void fuzz_say(const char *format, ...)
 void lab_open(struct lab *lab, uint32_t shards)
 {
     memset(lab, 0, sizeof(*lab));
-    sim_open(&lab->sim, &(struct sim_options){.shards = shards,
-                                              .conns = 16,
-                                              .chunks = 96,
-                                              .buffers = 16384,
-                                              .links = 1,
-                                              .seed = 5});
+    sim_open(
+        &lab->sim,
+        &(struct sim_options){
+            .shards = shards, .conns = 16, .chunks = 96, .buffers = 16384, .links = 1, .seed = 5});
     CHECK_EQ(mem_attach_local(&lab->attachment, lab->sim.device), 0);
     lab->port = mem_attachment_port(lab->attachment);
 }

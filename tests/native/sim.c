@@ -48,7 +48,8 @@ static struct stack_config base_config(const struct sim_options *options)
 static void open_server(struct sim *sim, const struct sim_options *options)
 {
     struct device_config device = {.rings = options->shards,
-                                   .links = options->links ? options->links : SIM_CLIENTS_MAX};
+                                   .links = options->links ? options->links : SIM_CLIENTS_MAX,
+                                   .slots = options->slots};
     struct stack_config config = base_config(options);
     uint64_t secret[2] = {options->seed + 1, 2};
     char name[64];
@@ -238,9 +239,8 @@ static void check_pools(const struct stack *stack)
     CHECK_EQ(stack->arena.undo->count, 0);
 }
 
-void sim_check_laws(struct sim *sim)
+void sim_check_stacks(struct sim *sim)
 {
-    CHECK_EQ(device_audit(sim->device), 0);
     for (uint32_t i = 0; i < sim->shards; i++) {
         check_books(&sim->worker[i].stack);
         check_pools(&sim->worker[i].stack);
@@ -249,4 +249,10 @@ void sim_check_laws(struct sim *sim)
         check_books(&sim->client[i].worker.stack);
         check_pools(&sim->client[i].worker.stack);
     }
+}
+
+void sim_check_laws(struct sim *sim)
+{
+    CHECK_EQ(device_audit(sim->device), 0);
+    sim_check_stacks(sim);
 }
