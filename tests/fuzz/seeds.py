@@ -230,7 +230,76 @@ RING = {
     "full-lanes": SEND * 30 + bytes([R_TIME, 14]) + SEND * 4 + bytes([R_TURN, R_TURN]),
 }  # fmt: skip
 
-CORPORA = {"fuzz_tcp": TCP, "fuzz_frame": FRAME, "fuzz_ring": RING}
+# fuzz_ring_packet: operations
+(P_ARRIVE, P_RX_SYNC, P_TAKE, P_PUT, P_TX_SYNC, P_RING, P_SLOT, P_HEAL, P_RECOVER) = range(9)
+
+
+def arrive(length: int, what: int = 0) -> bytes:
+    return struct.pack(">BBH", P_ARRIVE, what, length)
+
+
+WILD = bytes([0xFF, 0x7F, 0xFF, 0xFF, 0xFF])
+RX = bytes([P_RX_SYNC])
+TX = bytes([P_TX_SYNC, 1])
+PACKET = {
+    "frames-both-ways": (arrive(60) + arrive(1500, 2) + arrive(8000, 6) + RX + bytes([P_TAKE, 9]))
+    * 3
+    + bytes([P_PUT, 0, 0, 90, P_PUT, 3, 8, 0])
+    + TX
+    + bytes([P_RECOVER]),
+    "cut-frames-and-a-full-ring": (arrive(8000, 1) + arrive(8900) * 9) * 4 + RX * 3,
+    "wild-heads": bytes([P_RING, 0])
+    + WILD
+    + RX
+    + bytes([P_RING, 1])
+    + WILD
+    + TX
+    + bytes([P_HEAL])
+    + arrive(99)
+    + RX
+    + bytes([P_RING, 1, 100])
+    + TX,
+    "wild-slots": bytes([P_SLOT, 2, 0])
+    + WILD
+    + arrive(9)
+    + RX
+    + bytes([P_HEAL])
+    + RX
+    + bytes([P_PUT, 2, 4, 0, P_SLOT, 1, 0, 0xFF, 0xFF])
+    + TX
+    + bytes([P_HEAL, P_PUT, 69, 4, 0])
+    + TX,
+}
+
+SPEC = {
+    "of-the-readme": b"rx.drop=5%,tx.reorder=5%,dup=2%,corrupt=0.1%,delay=1ms",
+    "all-of-it": b"drop=100%,dup=0%,rx.delay=10us,tx.corrupt=1e1%",
+    "wrong-unit": b"drop=5ms",
+    "nothing-between-commas": b"drop=5%,,dup=1%",
+    "not-a-number": b"drop=nan%,delay=infms",
+    "longer-than-a-line": b"drop=1%," * 20 + b"nonsense",
+}
+
+OPTION = {
+    "options-of-linux": b"\0"
+    + bytes([2, 4, 5, 0xB4, 4, 2, 8, 10])
+    + bytes(8)
+    + bytes([1, 3, 3, 7]),
+    "option-beyond-the-end": b"\0" + bytes([1, 1, 3, 3]),
+    "option-without-a-length": b"\0" + bytes([1, 1, 1, 2]),
+    "requests-in-pieces": b"\x01\x04" + b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 9,
+    "requests-with-bare-lf": b"\x01\xff" + b"GET /\n\nGET /\r\n\n\n\r\n\r\r\n" * 9,
+    "more-replies-than-fit": b"\x01\xfe" + b"\n\n" * 900,
+}
+
+CORPORA = {
+    "fuzz_tcp": TCP,
+    "fuzz_frame": FRAME,
+    "fuzz_ring": RING,
+    "fuzz_ring_packet": PACKET,
+    "fuzz_faulty_spec": SPEC,
+    "fuzz_options": OPTION,
+}
 
 
 def main() -> None:
