@@ -84,14 +84,6 @@ static uint32_t make_ping(uint8_t *frame, const struct mem_attachment *from, uin
     return ECHO_REPLY_AT + PING_LEN;
 }
 
-static void turn(void)
-{
-    for (uint32_t i = 0; i < RINGS; i++) {
-        CHECK(worker_turn(&lab.sim.worker[i], lab.sim.now_us) >= 0);
-    }
-    lab.sim.now_us += SIM_STEP_US;
-}
-
 static void take_answers(void)
 {
     struct port *port = mem_attachment_port(lab.honest);
@@ -110,6 +102,15 @@ static void take_answers(void)
     }
 }
 
+static void turn(void)
+{
+    for (uint32_t i = 0; i < RINGS; i++) {
+        CHECK(worker_turn(&lab.sim.worker[i], lab.sim.now_us) >= 0);
+    }
+    lab.sim.now_us += SIM_STEP_US;
+    take_answers();
+}
+
 /* The honest client is served as if it were alone. */
 static void ping(uint8_t host)
 {
@@ -117,6 +118,7 @@ static void ping(uint8_t host)
     uint8_t frame[2048];
     uint32_t len = make_ping(frame, lab.honest, host);
 
+    turn();
     lab.answer_len = 0;
     if (CHECK(nm_ring_space(port->tx) > 0)) {
         memcpy(nm_ring_buf(port->tx, port->tx->head), frame, len);
@@ -127,7 +129,6 @@ static void ping(uint8_t host)
     CHECK_EQ(port->ops->tx_sync(port, lab.sim.now_us), 0);
     for (uint32_t i = 0; i < PING_TURNS && lab.answer_len == 0; i++) {
         turn();
-        take_answers();
     }
     if (!lab.spoilt && CHECK_EQ(lab.answer_len, len)) {
         CHECK(memcmp(lab.answer + ECHO_REPLY_AT + 4, frame + ECHO_REPLY_AT + 4, PING_LEN - 4) == 0);
@@ -339,6 +340,7 @@ static void run_op(struct input *input)
         break;
     case OP_ANNOUNCE:
         arp_announce(&lab.sim.worker[input_u8(input) & 1].stack);
+        turn();
         break;
     case OP_TIME:
         lab.sim.now_us += (uint64_t)1 << (input_u8(input) & 15);
