@@ -1,4 +1,5 @@
 /* TCP seen from the wire (RFC 9293, 5961, 6298, 7323), requirement by requirement. */
+#include <arpa/inet.h>
 #include <string.h>
 
 #include "check.h"
@@ -158,6 +159,34 @@ static void test_must_11_a_rst_in_syn_rcvd_goes_back_to_listen(void)
     peer_flush(&peer);
     peer_connect(&peer, 7);
     reset_and_close(1);
+}
+
+static void test_must_10_simultaneous_open(void)
+{
+    struct stack *stack = &peer.sim.worker[0].stack;
+    struct tuple tuple = {.laddr = htonl(0x0a4d0001),
+                          .raddr = htonl(0x0a4d00c8),
+                          .lport = htons(7),
+                          .rport = htons(40000)};
+    const struct answer *answer;
+
+    peer_open(&peer);
+    peer.tcp_port = 7;
+    stack->now_us = peer.sim.now_us;
+    CHECK(socket_connect(stack, &tuple, 0) != NONE);
+    stack_commit(stack);
+    peer_run(&peer, 200);
+    answer = peer_next(&peer);
+    if (CHECK(answer && answer->flags == TCP_SYN)) {
+        peer.irs = answer->seq;
+    }
+    peer_send(&peer, &(struct send){.flags = TCP_SYN, .window = 65535});
+    peer_expect(&peer, TCP_SYN | TCP_ACK, 0, 1, 0);
+    peer_send(&peer, &(struct send){.ack = 1, .flags = TCP_SYN | TCP_ACK, .window = 65535});
+    peer_expect(&peer, TCP_ACK, 1, 1, 0);
+    say(1, 1, "x");
+    peer_expect(&peer, TCP_ACK, 1, 2, 1);
+    reset_and_close(2);
 }
 
 static void a_port_that_nobody_serves_answers_rst(void)
@@ -424,6 +453,7 @@ int main(int argc, char **argv)
         {"RFC 5961: challenges are limited", test_rfc_5961_challenges_are_limited},
         {"MUST-11: a RST in SYN-RCVD goes back to LISTEN",
          test_must_11_a_rst_in_syn_rcvd_goes_back_to_listen},
+        {"MUST-10: simultaneous open", test_must_10_simultaneous_open},
         {"a port that nobody serves answers RST", a_port_that_nobody_serves_answers_rst},
         {"data for no connection answers RST", data_for_no_connection_answers_rst},
         {"MUST-7: illegal option lengths do no harm",
