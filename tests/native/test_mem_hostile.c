@@ -212,6 +212,25 @@ static void a_wild_record_of_a_dead_client_is_not_followed(void)
     device_close(device);
 }
 
+/* A record that names the honest link's lane: that lane stays what it is. */
+static void a_record_of_another_link_s_lane_is_not_followed(void)
+{
+    struct mem_attachment *next;
+    uint32_t buf;
+
+    open_nic();
+    buf = mem->lanes[1].cell[0].buf_idx;
+    mem->shared->side[1 + 1].intent =
+        (struct mem_intent){.kind = MEM_INTENT_RX, .lane = 1, .step = 6};
+    mem_detach(links[1]);
+    CHECK_EQ(mem_attach_local(&next, device), -EBUSY);
+    CHECK_EQ(mem->lanes[1].cell[0].buf_idx, buf);
+    CHECK_EQ(mem->lanes[1].head, 0);
+    check_others_go_on();
+    mem_detach(links[0]);
+    device_close(device);
+}
+
 int main(int argc, char **argv)
 {
     static const struct check_case cases[] = {
@@ -229,6 +248,8 @@ int main(int argc, char **argv)
         {"a wild slot stops its own port", a_wild_slot_stops_its_own_port},
         {"a wild record of a dead client is not followed",
          a_wild_record_of_a_dead_client_is_not_followed},
+        {"a record of another link's lane is not followed",
+         a_record_of_another_link_s_lane_is_not_followed},
     };
 
     return check_run(cases, sizeof(cases) / sizeof(cases[0]), argc, argv);
