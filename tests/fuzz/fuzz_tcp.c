@@ -18,6 +18,7 @@ enum {
     OPS_MAX = 200,
     SYNS_MAX = 16,
     TEXT_MAX = 1460,
+    CALLED_ISS = 5000,
     SPOKEN_MAX = 128,       /* of daytime, kept to compare repetitions */
     TIME_SHIFT_MAX = 26,    /* 67 s: beyond every timer but the longest back-off */
     TIME_BUDGET = 1u << 29, /* virtual microseconds of one input */
@@ -38,6 +39,7 @@ enum op {
     OP_HOLD,
     OP_DEAF,
     OP_AUTO,
+    OP_CONNECT,
     OP_COUNT,
 };
 
@@ -61,6 +63,7 @@ struct end {
     uint16_t window;
     bool open;        /* irs is known */
     bool automatic;   /* ACKs what comes */
+    bool called;      /* by the shard: our SYN can only have the number iss */
     bool owes_ack;    /* since the last turn */
     uint8_t deaf;     /* answers still to be ignored */
     uint8_t shift;    /* window scale that we offered, if taken */
@@ -183,6 +186,24 @@ static void take_syn_ack(struct end *end, const struct wire_tcp *tcp)
     end->spoken_n = 0;
 }
 
+/* The shard opens a connection to us. */
+static void take_syn(struct end *end, const struct wire_tcp *tcp)
+{
+    uint32_t seq = ntohl(tcp->seq);
+
+    if (end->called && seq == end->irs) {
+        return; /* again */
+    }
+    end->called = true;
+    end->open = true;
+    end->irs = seq;
+    end->got = seq + 1;
+    end->edge = seq + 1;
+    end->iss = CALLED_ISS;
+    end->acked = CALLED_ISS;
+    end->sent = CALLED_ISS;
+}
+
 static void take_segment(struct end *end, const struct wire_tcp *tcp, const uint8_t *text,
                          uint32_t len)
 {
@@ -244,7 +265,9 @@ static void on_frame(void *data, const uint8_t *frame, uint32_t len)
             continue; /* an older connection's, left open */
         }
         CHECK_EQ(ntohs(tcp.src_port), end->tcp_port);
-        if (tcp.flags & TCP_SYN) {
+        if ((tcp.flags & (TCP_SYN | TCP_ACK)) == TCP_SYN) {
+            take_syn(end, &tcp);
+        } else if (tcp.flags & TCP_SYN) {
             take_syn_ack(end, &tcp);
         } else {
             take_segment(end, &tcp, frame + text_off, len - text_off);
@@ -303,6 +326,16 @@ static void emit(struct end *end, const struct segment_out *out)
     }
 }
 
+static void op_new_port(struct end *end)
+{
+    struct end fresh = {.local_port = play.next_port++,
+                        .tcp_port = end->tcp_port,
+                        .window = end->window,
+                        .automatic = end->automatic};
+
+    *end = fresh;
+}
+
 /* The largest that any reading of the options could find. */
 static uint8_t offered_scale(const uint8_t *options, uint32_t len)
 {
@@ -333,6 +366,9 @@ static void op_syn(struct end *end, struct input *input)
     bytes = input_bytes(input, &have);
     memcpy(options, bytes, have);
     out.options_len = options_len;
+    if (end->called) {
+        op_new_port(end);
+    }
     out.seq = starts[what & 3] + (end->open ? end->sent - end->iss : 0);
     if (what & 0x40) {
         out.len = 8; /* text in a SYN */
@@ -378,6 +414,10 @@ static void op_raw(struct end *end, struct input *input)
     const uint8_t *bytes = input_bytes(input, &have);
 
     memcpy(options, bytes, have);
+    if (end->called && (flags & TCP_SYN)) {
+        seq = end->iss;
+        end->shift = offered_scale(options, options_len);
+    }
     if ((flags & (TCP_SYN | TCP_ACK | TCP_RST)) == TCP_SYN) {
         note_syn(end, seq, offered_scale(options, options_len));
     }
@@ -409,14 +449,25 @@ static void op_move(void)
     }
 }
 
-static void op_new_port(struct end *end)
+/* A shard of one opens a connection to us; its service there is echo. */
+static void op_connect(struct end *end)
 {
-    struct end fresh = {.local_port = play.next_port++,
-                        .tcp_port = end->tcp_port,
-                        .window = end->window,
-                        .automatic = end->automatic};
+    struct stack *stack = &play.lab.sim.worker[0].stack;
+    struct tuple tuple = {.laddr = htonl(LAB_IP),
+                          .raddr = htonl(LAB_PEER),
+                          .lport = htons(services[0]),
+                          .rport = htons(play.next_port)};
 
-    *end = fresh;
+    if (play.lab.sim.shards > 1) {
+        return; /* who answers to a call is found by the directory, which a caller does not ask */
+    }
+    op_new_port(end);
+    end->tcp_port = services[0];
+    stack->now_us = play.lab.sim.now_us;
+    if (socket_connect(stack, &tuple, 0) != NONE) {
+        stack_commit(stack);
+    }
+    lab_turn(&play.lab);
 }
 
 static void run_control(struct end *end, enum op op, struct input *input)
@@ -439,6 +490,9 @@ static void run_control(struct end *end, enum op op, struct input *input)
         break;
     case OP_HOLD:
         play.held = !play.held;
+        break;
+    case OP_CONNECT:
+        op_connect(end);
         break;
     case OP_DEAF:
         end->deaf = input_u8(input);

@@ -7,6 +7,7 @@ CORPUS = Path(__file__).resolve().parent / "corpus"
 
 # fuzz_tcp: operations; the second connection's have bit 7 set
 (SYN, TEXT, ACK, FIN, RST, TIME, WINDOW, RAW, RESTART, MOVE, NEW_PORT, HOLD, DEAF, AUTO) = range(14)
+CONNECT = 14
 SECOND = 0x80
 ECHO, DISCARD, CHARGEN, DAYTIME, HTTP = range(5)
 OPTIONS = bytes([2, 4, 0x05, 0xB4, 1, 3, 3, 2])  # MSS 1460, window scale 2
@@ -126,6 +127,20 @@ TCP = {
     + raw(0x10, 30000, 0, b"", 9)
     + raw(0x04),
     "unacknowledged-until-given-up": setup(ECHO, ECHO, 1) + OPEN + text(500) + time(26) * 7,
+    "called-by-the-shard": setup(ECHO, ECHO, 1)
+    + bytes([CONNECT])
+    + time(21)
+    + raw(0x12, options=OPTIONS)
+    + text(900)
+    + ack()
+    + text(0, kind=FIN)
+    + bytes([CONNECT | SECOND, RAW | SECOND, 0x14, 0, 0, 0, 0, 0, 0]),
+    "called-and-calling-at-once": setup(ECHO, ECHO, 1)
+    + bytes([CONNECT])
+    + raw(0x02, options=OPTIONS)
+    + raw(0x12, options=OPTIONS)
+    + ack()
+    + text(100),
     "many-opens": setup(ECHO, ECHO, 2)
     + (bytes([NEW_PORT]) + syn(options=b"") + bytes([NEW_PORT | SECOND]) + syn(SECOND)) * 9
     + time(25)
@@ -230,7 +245,7 @@ RING = {
     "full-lanes": SEND * 30 + bytes([R_TIME, 14]) + SEND * 4 + bytes([R_TURN, R_TURN]),
 }  # fmt: skip
 
-# fuzz_ring_packet: operations
+# fuzz_swring: operations
 (P_ARRIVE, P_RX_SYNC, P_TAKE, P_PUT, P_TX_SYNC, P_RING, P_SLOT, P_HEAL, P_RECOVER) = range(9)
 
 
@@ -296,7 +311,7 @@ CORPORA = {
     "fuzz_tcp": TCP,
     "fuzz_frame": FRAME,
     "fuzz_ring": RING,
-    "fuzz_ring_packet": PACKET,
+    "fuzz_swring": PACKET,
     "fuzz_faulty_spec": SPEC,
     "fuzz_options": OPTION,
 }
