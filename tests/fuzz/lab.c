@@ -11,7 +11,7 @@
 #include "fuzz.h"
 
 enum {
-    TURNS_MAX = 400, /* of one lab_run: a service that never pauses would turn for ever */
+    TURNS_MAX = 150, /* of one lab_run: a service that never pauses would turn for ever */
     DRAIN_TURNS = 64,
 };
 
