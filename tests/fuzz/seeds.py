@@ -81,13 +81,22 @@ TCP = {
     + time(20),
     "losses-three-duplicate-acks": setup(ECHO, ECHO, 1)
     + OPEN
-    + text(1400) * 1
-    + bytes([DEAF, 3])
     + text(1400)
-    + text(1400)
-    + ack(offset=-100) * 5
-    + time(19)
+    + bytes([DEAF, 6])
+    + text(1400) * 4
+    + ack() * 5
+    + ack(offset=100)
+    + ack(offset=100)
+    + bytes([DEAF, 0])
+    + time(18)
     + ack(),
+    "growth-beyond-slow-start": setup(CHARGEN, CHARGEN, 1)
+    + OPEN
+    + bytes([DEAF, 200])
+    + time(19)
+    + time(21)
+    + bytes([DEAF, 0, AUTO])
+    + time(21) * 6,
     "daytime-closes-first-then-time-wait": setup(DAYTIME, DAYTIME, 1)
     + OPEN
     + AUTO_BOTH
