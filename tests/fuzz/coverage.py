@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,18 +44,23 @@ def replay() -> None:
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
+def told_of(notes: Path) -> Iterator[tuple[str, list[dict[str, int]]]]:
+    """Files of native/ in one object's counts, with their lines."""
+    command = ["gcov", "--json-format", "--stdout", str(notes)]
+    told = subprocess.run(command, check=True, capture_output=True, cwd=BUILD, text=True)
+    for file in json.loads(told.stdout)["files"]:
+        path = Path(os.path.normpath(BUILD / file["file"]))
+        if path.is_relative_to(ROOT / "native"):
+            yield str(path.relative_to(ROOT / "native")), file["lines"]
+
+
 def collect() -> Lines:
     """Reached lines, summed over the objects that a file is part of."""
     lines: Lines = defaultdict(lambda: defaultdict(int))
     for notes in (BUILD / "CMakeFiles" / "objects.dir").rglob("*.gcda"):
-        command = ["gcov", "--json-format", "--stdout", str(notes)]
-        told = subprocess.run(command, check=True, capture_output=True, cwd=BUILD, text=True)
-        for file in json.loads(told.stdout)["files"]:
-            path = Path(os.path.normpath(BUILD / file["file"]))
-            if path.is_relative_to(ROOT / "native"):
-                for line in file["lines"]:
-                    name = str(path.relative_to(ROOT / "native"))
-                    lines[name][line["line_number"]] += line["count"]
+        for name, found in told_of(notes):
+            for line in found:
+                lines[name][line["line_number"]] += line["count"]
     return lines
 
 
