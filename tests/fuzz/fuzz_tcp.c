@@ -16,7 +16,7 @@
 enum {
     CONNS = 2,
     OPS_MAX = 200,
-    SYNS_MAX = 16,
+    SYNS_MAX = OPS_MAX, /* each may be answered late */
     TEXT_MAX = 1460,
     CALLED_ISS = 5000,
     SPOKEN_MAX = 128,       /* of daytime, kept to compare repetitions */
