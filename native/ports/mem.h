@@ -162,12 +162,6 @@ static inline bool mem_buf_possible(const struct mem_device *device, uint32_t bu
     return buf - NM_BUF_FIRST < device->bufs - NM_BUF_FIRST;
 }
 
-static inline bool mem_ring_possible(const struct mem_place *place, const struct nm_ring *ring)
-{
-    return ring->num_slots == place->slots && ring->nr_buf_size == place->buf_size &&
-           ring->head < place->slots && ring->tail < place->slots;
-}
-
 /* This port's own ring holds what cannot be: the port stops. */
 static inline int mem_port_broken(struct port *port)
 {

@@ -44,8 +44,21 @@ struct exchange {
     uint32_t position; /* of the lane, behind what was exchanged */
     uint32_t slot;     /* of the ring, likewise */
     uint32_t done;
+    uint32_t bufs_n; /* buffers that may be named, from NM_BUF_FIRST on */
+    uint32_t buf_size;
     uint64_t bytes;
 };
+
+/* Every index that comes from a ring or a lane is asked this before it is used. */
+static inline bool exchange_buf_possible(const struct exchange *batch, uint64_t word)
+{
+    return exchange_buf(word) - NM_BUF_FIRST < batch->bufs_n;
+}
+
+static inline bool exchange_possible(const struct exchange *batch, uint64_t word)
+{
+    return exchange_buf_possible(batch, word) && exchange_len(word) <= batch->buf_size;
+}
 
 static inline void exchange_begin(struct exchange *batch, enum mem_intent_kind kind)
 {

@@ -23,7 +23,7 @@ struct tx_run {
     uint32_t target;    /* of the batch; UINT32_MAX: no batch is open */
     uint16_t mac_start; /* destination of the batch's frames: the next may be alike; 0: none */
     uint32_t mac_end;
-    uint32_t room; /* cells known to be free in its lane */
+    uint32_t room; /* cells known to be free in its lane; a client's: 0 */
     struct exchange batch;
 };
 
@@ -53,12 +53,6 @@ static void wake_all(struct port *port, uint64_t woken)
     }
 }
 
-static inline bool slot_possible(const struct tx_run *run, uint64_t word)
-{
-    return mem_buf_possible(run->place->device, exchange_buf(word)) &&
-           exchange_len(word) <= run->place->buf_size;
-}
-
 /* Slots of the frame at `at`, all of them before head; 0: its end is not there, or it is `bad`. */
 static uint32_t frame_slots(const struct tx_run *run, uint32_t at, bool *bad)
 {
@@ -67,7 +61,7 @@ static uint32_t frame_slots(const struct tx_run *run, uint32_t at, bool *bad)
     for (uint32_t n = 1; n <= MEM_FRAGS_MAX; n++) {
         uint64_t word = exchange_load(&ring->slot[at]);
 
-        if (!slot_possible(run, word)) {
+        if (!exchange_possible(&run->batch, word)) {
             break;
         }
         if (!(word >> WORD_FLAGS_SHIFT & NM_MOREFRAG)) {
@@ -233,7 +227,7 @@ static inline bool give_slot(struct tx_run *run, struct nm_ring *ring, uint64_t 
     void *slot = &ring->slot[run->batch.slot];
     uint32_t saved = exchange_buf(exchange_load(cell));
 
-    if (unlikely(!mem_buf_possible(run->place->device, saved))) {
+    if (unlikely(!exchange_buf_possible(&run->batch, saved))) {
         return false;
     }
     exchange_one(&run->batch, ring, (struct exchange_end){cell, word & kept},
@@ -292,45 +286,43 @@ static enum tx_answer send_frame(struct tx_run *run, uint32_t n)
         return TX_SENT;
     }
     answer = aim(run, frame, ring->slot[run->batch.slot].len, n);
-    if (answer == TX_SENT && !cells_possible(run, n)) {
+    if (answer == TX_SENT && n > 1 && !cells_possible(run, n)) { /* of one, give_slot looks */
         answer = TX_BROKEN;
     }
     if (answer != TX_SENT) {
         return answer;
     }
-    run->room -= n;
+    run->room = run->place->server ? run->room - n : 0; /* a client's slots are looked at each */
     for (uint32_t i = 0; i < n; i++) {
         if (!give_slot(run, ring, exchange_load(&ring->slot[run->batch.slot]))) {
-            return TX_BROKEN; /* it was changed in this moment: its own receiver sees half a frame
-                               */
+            return TX_BROKEN; /* changed in this moment: its own receiver sees half a frame */
         }
     }
     return TX_SENT;
 }
 
-/* True when the slot's frame is whole, and goes where the one before went. */
+/*
+ * True when the slot's frame is whole, and goes where the one before went. Only a shard's own stack
+ * comes here: its slots hold indices that were checked when they came, and lengths of its own.
+ */
 static inline bool is_alike(const struct tx_run *run, const struct nm_ring *ring, uint64_t word)
 {
     const uint8_t *frame =
         (const uint8_t *)ring + ring->buf_ofs + (size_t)(uint32_t)word * ring->nr_buf_size;
 
     return run->room > 0 && !(word >> WORD_FLAGS_SHIFT & NM_MOREFRAG) &&
-           (uint16_t)(word >> 32) >= ETH_HDR_LEN && load_u32(frame + 2) == run->mac_end &&
+           exchange_len(word) >= ETH_HDR_LEN && load_u32(frame + 2) == run->mac_end &&
            load_u16(frame) == run->mac_start;
 }
 
-/* A frame that ends before `end` was not sent: it stays, or it is passed over. False: it stays. */
-static bool not_sent(struct tx_run *run, uint32_t end, enum tx_answer answer)
+/* A frame that ends before `end` has nobody to go to, or a lane that cannot be true. */
+static void pass_over(struct tx_run *run, uint32_t end, enum tx_answer answer)
 {
-    if (answer == TX_HOLD) {
-        return false;
-    }
     if (answer == TX_BROKEN) {
         lane_broken(run, run->place->server ? run->target : run->place->index);
     }
     skip_to(run, end);
     run->port->counters->tx_dropped++;
-    return true;
 }
 
 /* Sends what it can. False: a slot holds what cannot be. */
@@ -345,22 +337,21 @@ static bool send_all(struct tx_run *run)
 
     while (run->batch.slot != head) {
         uint64_t word = exchange_load(&ring->slot[run->batch.slot]);
-        enum tx_answer answer = TX_SENT;
-        uint32_t first = run->batch.slot;
-        uint32_t n = 1;
 
-        if (likely(slot_possible(run, word) && is_alike(run, ring, word))) {
+        if (likely(is_alike(run, ring, word) && give_slot(run, ring, word))) {
             run->room--;
-            answer = likely(give_slot(run, ring, word)) ? TX_SENT : TX_BROKEN;
         } else {
-            n = frame_slots(run, run->batch.slot, &bad);
-            answer = n ? send_frame(run, n) : TX_HOLD;
-        }
-        if (unlikely(answer != TX_SENT)) {
-            if (!not_sent(run, (first + n) % ring->num_slots, answer)) {
+            uint32_t first = run->batch.slot;
+            uint32_t n = frame_slots(run, first, &bad);
+            enum tx_answer answer = n ? send_frame(run, n) : TX_HOLD;
+
+            if (answer == TX_HOLD) {
                 break;
             }
-            continue;
+            if (answer != TX_SENT) {
+                pass_over(run, (first + n) % ring->num_slots, answer);
+                continue;
+            }
         }
         frames++;
         bytes += exchange_len(word);
@@ -382,13 +373,16 @@ int mem_tx_sync(struct port *port, uint64_t now_us)
                          .place = place,
                          .now_us = now_us,
                          .target = UINT32_MAX,
-                         .batch = {.side = side, .slot = side->tx_hwcur}};
+                         .batch = {.side = side,
+                                   .slot = side->tx_hwcur,
+                                   .bufs_n = place->device->bufs - NM_BUF_FIRST,
+                                   .buf_size = place->buf_size}};
     bool sound;
 
     if (unlikely(mem_is_stopped(port))) {
         return -EIO;
     }
-    if (unlikely(!mem_ring_possible(place, ring) || side->tx_hwcur >= place->slots)) {
+    if (unlikely(ring->head >= place->slots || side->tx_hwcur >= place->slots)) {
         return mem_port_broken(port);
     }
     atomic_fetch_add(&side->sync_seq, 1);
@@ -399,8 +393,5 @@ int mem_tx_sync(struct port *port, uint64_t now_us)
                      __ATOMIC_RELEASE);
     atomic_fetch_add(&side->sync_seq, 1);
     wake_all(port, run.woken);
-    if (unlikely(!sound)) {
-        return mem_port_broken(port);
-    }
-    return mem_is_stopped(port) ? -EIO : 0;
+    return likely(sound) ? 0 : mem_port_broken(port);
 }
