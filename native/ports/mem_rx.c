@@ -17,7 +17,8 @@ static uint32_t frame_cells(const struct mem_place *place, struct mem_lane *lane
 }
 
 /* Exchanges the cell that `word` was read from. False: its index or length is out of bounds. */
-static inline bool take_cell(struct exchange *batch, const struct nm_ring *ring, uint64_t word)
+static always_inline bool take_cell(struct exchange *batch, const struct nm_ring *ring,
+                                    uint64_t word)
 {
     void *slot = (void *)(uintptr_t)&ring->slot[batch->slot];
     void *cell = mem_cell_at(batch->lane, batch->position);
@@ -33,7 +34,7 @@ static inline bool take_cell(struct exchange *batch, const struct nm_ring *ring,
 }
 
 /* The cells of a longer frame, ended where a cell cannot be true. Returns how many were taken. */
-static uint32_t take_cells(struct exchange *batch, struct nm_ring *ring, uint32_t n)
+static always_inline uint32_t take_cells(struct exchange *batch, struct nm_ring *ring, uint32_t n)
 {
     const uint64_t more = (uint64_t)NM_MOREFRAG << WORD_FLAGS_SHIFT;
     uint32_t last = batch->slot;
@@ -55,29 +56,32 @@ static uint32_t take_cells(struct exchange *batch, struct nm_ring *ring, uint32_
 }
 
 /* Takes frames while they are whole and fit; returns their number. */
-static uint32_t take_frames(struct exchange *batch, struct nm_ring *ring,
-                            const struct mem_place *place, uint32_t used, bool *bad)
+static always_inline uint32_t take_frames(struct exchange *batch, struct nm_ring *ring,
+                                          const struct mem_place *place, uint32_t used, bool *bad)
 {
     uint32_t room = ring->num_slots - 1 - nm_ring_distance(ring, ring->head, ring->tail);
     uint32_t frames = 0;
 
-    while (used > 0) {
+    while (used > 0 && room > 0) {
         uint64_t word = exchange_load(mem_cell_at(batch->lane, batch->position));
         uint32_t n = 1;
         uint32_t taken;
 
-        if (unlikely(word >> WORD_FLAGS_SHIFT & NM_MOREFRAG)) {
+        if (likely(!(word >> WORD_FLAGS_SHIFT & NM_MOREFRAG))) {
+            taken = take_cell(batch, ring, word);
+        } else {
             n = frame_cells(place, batch->lane, batch->position, used, bad);
+            if (n == 0 || n > room) {
+                break;
+            }
+            taken = take_cells(batch, ring, n);
+            frames += taken > 0 && taken < n; /* what came of it */
         }
-        if (n == 0 || n > room) {
-            break;
-        }
-        taken = likely(n == 1) ? take_cell(batch, ring, word) : take_cells(batch, ring, n);
-        frames += taken > 0;
-        if (taken < n) {
+        if (unlikely(taken < n)) {
             *bad = true;
             break;
         }
+        frames++;
         used -= n;
         room -= n;
     }
