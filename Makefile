@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BOOTSTRAP = $(PYTHON) tools/bootstrap.py
 VENV = .venv/bin
+FUZZ_SECONDS = 60
 
 .DEFAULT_GOAL := help
 
@@ -46,9 +47,12 @@ asan: ## the C tests and the fuzz corpus under ASan and UBSan
 	@$(BOOTSTRAP) --group test --preset debug --target all
 	@ctest=$$(command -v ctest || echo $(VENV)/ctest); $$ctest --test-dir build/debug -j 2 --output-on-failure
 
-fuzz: ## libFuzzer on the stack for a minute (needs clang)
+fuzz: ## libFuzzer for a minute on each target (needs clang)
 	@$(BOOTSTRAP) --group test --preset fuzz --target all
-	@for f in build/fuzz/fuzz_*; do [ -x $$f ] && [ -f $$f ] && $$f -max_total_time=60 tests/fuzz/corpus/$$(basename $$f); done
+	@set -e; for source in tests/fuzz/fuzz_*.c; do name=$$(basename $$source .c); \
+		echo "== $$name"; mkdir -p build/corpus/$$name; \
+		build/fuzz/$$name -max_total_time=$(FUZZ_SECONDS) -max_len=1500 -verbosity=0 \
+			-artifact_prefix=build/corpus/$$name- build/corpus/$$name tests/fuzz/corpus/$$name; done
 
 bench: setup ## what the figures in bench/README.md come from
 	@$(VENV)/python bench/instructions.py

@@ -421,7 +421,7 @@ def from_toml(text: str, path: str) -> dict[str, Given]:
     """What a configuration file gives. Errors carry the file and the line."""
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # tomllib's own, or a number or nest too large
         found = re.search(r"\(at line (\d+)", str(error))
         line = found[1] if found else "1"
         raise ConfigInvalidError(f"{path}:{line}: not TOML: {error}") from None

@@ -22,6 +22,11 @@ EXIT_CODES = {
 }
 
 
+def _printable(text: str) -> str:
+    """Arguments may hold bytes that are no text; an error that quotes them can be encoded."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 class ShardserverError(Exception):
     """The operation failed. `message` names object and cause, `hint` the next step."""
 
@@ -30,8 +35,8 @@ class ShardserverError(Exception):
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = _printable(message)
+        self.hint = _printable(hint)
 
 
 class UsageError(ShardserverError):

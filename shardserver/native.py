@@ -249,11 +249,19 @@ def _raise(code: int, error: Any, what: str) -> None:
 
 def _fill(struct: Any, options: object, names: tuple[str, ...]) -> None:
     for name in names:
-        setattr(struct, name, getattr(options, name))
+        value = getattr(options, name)
+        try:
+            setattr(struct, name, value)
+        except OverflowError:
+            raise errors.ConfigInvalidError(
+                f"{name} = {value}: more than the core can hold", "give a smaller value"
+            ) from None
 
 
 def _set_text(target: Any, text: str, what: str) -> None:
-    data = text.encode()
+    data = text.encode("utf-8", "backslashreplace")
+    if b"\0" in data:
+        raise errors.ConfigInvalidError(f"{what} holds a NUL character")
     if len(data) >= len(target):
         raise errors.ConfigInvalidError(f"{what} is longer than {len(target) - 1} characters")
     target[0 : len(data)] = data

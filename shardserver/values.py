@@ -12,6 +12,7 @@ from dataclasses import dataclass
 SERVICE_PORTS = {"echo": 7, "discard": 9, "chargen": 19, "daytime": 13, "http": 80}
 _DURATION_US = {"us": 1, "ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000}
 _SIZE = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
+_DIGITS_MAX = 20  # of 2^64; int() refuses thousands of digits in words of its own
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off"}
 
@@ -59,6 +60,13 @@ def mac_text(mac: bytes) -> str:
     return ":".join(f"{octet:02x}" for octet in mac)
 
 
+def _whole(text: str, most: int) -> int:
+    """The whole number that `text` is; -1: it is none, or above `most`."""
+    if not text.isascii() or not text.isdigit() or len(text) > _DIGITS_MAX or int(text) > most:
+        return -1
+    return int(text)
+
+
 def parse_text(text: str) -> str:
     """Any text that is not empty."""
     if not text:
@@ -82,37 +90,41 @@ def parse_bool(text: str) -> bool:
 
 def parse_count(text: str) -> int:
     """A whole number from 0 to 2^32 - 1."""
-    if not text.isascii() or not text.isdigit() or int(text) > 0xFFFFFFFF:
+    number = _whole(text, 0xFFFFFFFF)
+    if number < 0:
         raise ValueError("expected a whole number, 0 or more")
-    return int(text)
+    return number
 
 
 def parse_seed(text: str) -> int:
     """A whole number of 64 bits."""
-    if not text.isascii() or not text.isdigit() or int(text) > 0xFFFFFFFFFFFFFFFF:
+    number = _whole(text, 0xFFFFFFFFFFFFFFFF)
+    if number < 0:
         raise ValueError("expected a whole number of at most 64 bits")
-    return int(text)
+    return number
 
 
 def parse_workers(text: str) -> int:
     """A number of workers, 0 for "auto"."""
     if text == "auto":
         return 0
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 64:
+    number = _whole(text, 64)
+    if number < 1:
         raise ValueError("expected auto or a number from 1 to 64")
-    return int(text)
+    return number
 
 
 def parse_tcp_port(text: str) -> int:
     """A TCP port."""
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 65535:
+    number = _whole(text, 65535)
+    if number < 1:
         raise ValueError("expected a TCP port from 1 to 65535")
-    return int(text)
+    return number
 
 
 def parse_duration_us(text: str) -> int:
     """A duration in microseconds: a number with its unit."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)(us|ms|s|m|h)", text, re.ASCII)
+    found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,15})?)(us|ms|s|m|h)", text, re.ASCII)
     if not found:
         raise ValueError("expected a duration such as 200ms or 1s")
     return round(float(found[1]) * _DURATION_US[found[2]])
@@ -120,7 +132,7 @@ def parse_duration_us(text: str) -> int:
 
 def parse_size(text: str) -> int:
     """A size in bytes: a number, with k, m or g for powers of 1024."""
-    found = re.fullmatch(r"(\d+)\s*([kmg]?)(?:i?b)?", text.lower(), re.ASCII)
+    found = re.fullmatch(r"(\d{1,10})\s*([kmg]?)(?:i?b)?", text.lower(), re.ASCII)
     if not found or int(found[1]) * _SIZE[found[2]] > 0xFFFFFFFF:
         raise ValueError("expected a size such as 65536, 256k or 1m")
     return int(found[1]) * _SIZE[found[2]]
@@ -141,7 +153,7 @@ def parse_address(text: str) -> Address:
         number = int(ipaddress.IPv4Address(ip))
     except ValueError:
         raise ValueError("expected an address and prefix such as 10.0.0.1/24") from None
-    if slash and not (prefix.isascii() and prefix.isdigit() and int(prefix) <= 32):
+    if slash and _whole(prefix, 32) < 0:
         raise ValueError("expected a prefix of 0 to 32, as in 10.0.0.1/24")
     if number == 0 or number >= 0xE0000000 or number >> 24 == 127:
         raise ValueError("expected a host's address, not zero, loopback, multicast or class E")

@@ -18,6 +18,7 @@ enum {
     REORDER_MAX = 8,        /* frames that may overtake */
     REORDER_HOLD_US = 2000, /* a frame that nothing overtakes goes on after this */
     PPM = 1000000,
+    SPEC_MAX = 128, /* as in struct device_config */
 };
 
 enum direction {
@@ -410,11 +411,15 @@ static bool parse_item(struct faulty *faulty, char *item)
 
 static int parse_spec(struct faulty *faulty, const char *spec, char *error)
 {
-    char copy[128];
+    char copy[SPEC_MAX];
     char *rest = copy;
     char *item;
 
-    snprintf(copy, sizeof(copy), "%s", spec);
+    if ((size_t)snprintf(copy, sizeof(copy), "%s", spec) >= sizeof(copy)) {
+        snprintf(error, PORT_ERROR_MAX, "faults: longer than %d characters: name fewer",
+                 SPEC_MAX - 1);
+        return -EINVAL;
+    }
     while ((item = strsep(&rest, ",")) != NULL) {
         char shown[64];
 

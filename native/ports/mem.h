@@ -6,10 +6,13 @@
  * A *side* is one ring pair. For each (link, server ring) there are two *lanes* of cells, one each
  * way. Every cell and every slot always owns exactly one buffer: a sync exchanges buffers between a
  * slot and a cell, so that nothing is copied and nobody waits for anybody. The exchanges are
- * covered by the side's intent record: a kill between their stores is completed by recover. Start
- * reading at mem_rx_sync in mem_rx.c and mem_tx_sync in mem_tx.c.
+ * covered by the side's intent record: a kill between their stores is completed by recover. What a
+ * client wrote that cannot be true stops its link, for good, and no other. Start reading at
+ * mem_rx_sync in mem_rx.c and mem_tx_sync in mem_tx.c.
  */
 #pragma once
+#include <errno.h>
+
 #include "ports/port.h"
 #include "ports/rss.h"
 
@@ -69,6 +72,7 @@ struct mem_lane {
 
 struct mem_link {
     _Atomic uint32_t up;
+    _Atomic uint32_t broken; /* held what cannot be: stopped until the device is made anew */
     uint32_t generation;
     uint32_t down_seq[PORT_RINGS_MAX]; /* the server sides' sync_seq when it went down */
 };
@@ -96,6 +100,9 @@ struct mem_device {
     size_t bytes;
     struct mem_shared *shared;
     struct mem_lane *lanes;
+    uint32_t rings; /* own copies: the shared ones are for whoever attaches */
+    uint32_t links;
+    uint32_t bufs;
     int memfd;
     int doorbell[MEM_SIDES_MAX]; /* eventfds; -1: not this process's to ring */
     int listen_fd;               /* owner only */
@@ -110,9 +117,14 @@ struct mem_place {
     uint32_t side;
     bool server;
     uint32_t index; /* ring or link number */
+    uint32_t slots; /* of each ring, and bytes of a buffer, as they were at the open */
+    uint32_t buf_size;
 };
 
 extern const struct port_ops mem_port_ops;
+
+/* Stops a link for good: what it holds cannot be trusted. */
+void mem_link_break(struct mem_device *device, uint32_t link);
 
 int mem_rx_sync(struct port *port, uint64_t now_us);
 int mem_tx_sync(struct port *port, uint64_t now_us);
@@ -137,12 +149,40 @@ static inline struct mem_cell *mem_cell_at(struct mem_lane *lane, uint32_t posit
     return &lane->cell[position & (MEM_CELLS - 1)];
 }
 
+/* More than MEM_CELLS: nonsense from the other side. */
 static inline uint32_t mem_lane_used(struct mem_lane *lane)
 {
-    uint32_t used = atomic_load_explicit(&lane->tail, memory_order_acquire) -
-                    atomic_load_explicit(&lane->head, memory_order_acquire);
+    return atomic_load_explicit(&lane->tail, memory_order_acquire) -
+           atomic_load_explicit(&lane->head, memory_order_acquire);
+}
 
-    return used <= MEM_CELLS ? used : 0; /* nonsense from the other side: nothing to take */
+/* Every index that comes from a ring or a lane is asked this before it is used. */
+static inline bool mem_buf_possible(const struct mem_device *device, uint32_t buf)
+{
+    return buf - NM_BUF_FIRST < device->bufs - NM_BUF_FIRST;
+}
+
+/* This port's own ring holds what cannot be: the port stops. */
+static inline int mem_port_broken(struct port *port)
+{
+    port->counters->errors++;
+    return -EIO;
+}
+
+/* A link's lane does: the link stops, and of the two ends only the client's port. */
+static inline void mem_lane_broken(struct port *port, uint32_t link)
+{
+    port->counters->errors++;
+    mem_link_break(mem_place_of(port)->device, link);
+}
+
+/* A client whose link was stopped, by either end. */
+static inline bool mem_is_stopped(const struct port *port)
+{
+    const struct mem_place *place = mem_place_of(port);
+
+    return !place->server && atomic_load_explicit(&place->device->shared->link[place->index].broken,
+                                                  memory_order_relaxed);
 }
 
 /* Lane of a link and a ring; `down` from the server to the link. */
@@ -157,8 +197,8 @@ void mem_mac_of_link(const struct mem_shared *shared, uint32_t link, uint8_t mac
 bool mem_view(struct mem_device *device);
 /* Fills a port for a side of the view. */
 int mem_port_init(struct port *port, struct mem_device *device, bool server, uint32_t index);
-/* Completes what a dead side left half done. */
-void mem_side_recover(struct mem_device *device, uint32_t side);
+/* Completes what a dead side left half done. False: its record cannot be true; nothing is done. */
+bool mem_side_recover(struct mem_device *device, uint32_t side);
 
 /* mem_link.c: the owner's socket. */
 int mem_listen(struct mem_device *device, char *error);

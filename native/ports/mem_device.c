@@ -79,6 +79,9 @@ bool mem_view(struct mem_device *device)
         return false;
     }
     device->lanes = (struct mem_lane *)(void *)(device->base + device->shared->lanes_ofs);
+    device->rings = device->shared->rings;
+    device->links = device->shared->links;
+    device->bufs = device->shared->bufs;
     return true;
 }
 
@@ -93,7 +96,7 @@ int mem_port_init(struct port *port, struct mem_device *device, bool server, uin
     if (!place) {
         return -ENOMEM;
     }
-    *place = (struct mem_place){device, side, server, index};
+    *place = (struct mem_place){.device = device, .side = side, .server = server, .index = index};
     *port = (struct port){.ops = &mem_port_ops,
                           .rx = nm_rx_ring(nifp, server ? index : 0),
                           .tx = nm_tx_ring(nifp, server ? index : 0),
@@ -102,6 +105,8 @@ int mem_port_init(struct port *port, struct mem_device *device, bool server, uin
                           .priv = place,
                           .ring_id = server ? index : 0,
                           .wait_fd = device->doorbell[side]};
+    place->slots = port->tx->num_slots;
+    place->buf_size = port->tx->nr_buf_size;
     return 0;
 }
 

@@ -22,6 +22,16 @@ static inline uint64_t exchange_load(const void *slot)
     return word;
 }
 
+static inline uint32_t exchange_buf(uint64_t word)
+{
+    return (uint32_t)word;
+}
+
+static inline uint32_t exchange_len(uint64_t word)
+{
+    return (uint16_t)(word >> 32);
+}
+
 static inline void exchange_store(void *slot, uint64_t word)
 {
     *(volatile uint64_t *)slot = word;
@@ -34,8 +44,21 @@ struct exchange {
     uint32_t position; /* of the lane, behind what was exchanged */
     uint32_t slot;     /* of the ring, likewise */
     uint32_t done;
+    uint32_t bufs_n; /* buffers that may be named, from NM_BUF_FIRST on */
+    uint32_t buf_size;
     uint64_t bytes;
 };
+
+/* Every index that comes from a ring or a lane is asked this before it is used. */
+static inline bool exchange_buf_possible(const struct exchange *batch, uint64_t word)
+{
+    return exchange_buf(word) - NM_BUF_FIRST < batch->bufs_n;
+}
+
+static inline bool exchange_possible(const struct exchange *batch, uint64_t word)
+{
+    return exchange_buf_possible(batch, word) && exchange_len(word) <= batch->buf_size;
+}
 
 static inline void exchange_begin(struct exchange *batch, enum mem_intent_kind kind)
 {
@@ -58,14 +81,14 @@ static inline void exchange_name(struct exchange *batch, uint32_t saved)
     batch->side->intent.step = (uint64_t)batch->done << 32 | saved;
 }
 
-static inline void exchange_done(struct exchange *batch, const struct nm_ring *ring)
+static inline void exchange_next(struct exchange *batch, const struct nm_ring *ring)
 {
     batch->done++;
     batch->position++;
     batch->slot = nm_ring_next(ring, batch->slot);
 }
 
-static inline void exchange_end(struct exchange *batch)
+static inline void exchange_done(struct exchange *batch)
 {
     compiler_barrier();
     batch->side->intent.kind = MEM_INTENT_NONE;

@@ -110,13 +110,57 @@ static void lane_reset(struct mem_lane *lane)
     lane->stalled = 0;
 }
 
-static void link_reset(struct mem_device *device, uint32_t link)
+static bool ring_possible(const struct mem_device *device, const struct nm_ring *ring)
+{
+    for (uint32_t i = 0; i < ring->num_slots; i++) {
+        if (!mem_buf_possible(device, ring->slot[i].buf_idx)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool lane_possible(const struct mem_device *device, const struct mem_lane *lane)
+{
+    for (uint32_t i = 0; i < MEM_CELLS; i++) {
+        if (!mem_buf_possible(device, lane->cell[i].buf_idx)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* The last client may have left anything: its successor gets no index that is out of bounds. */
+static bool link_possible(const struct mem_device *device, uint32_t link)
+{
+    const struct mem_shared *shared = device->shared;
+    struct nm_if *nifp = (struct nm_if *)(void *)(device->base + shared->if_ofs[1 + link]);
+    bool possible =
+        ring_possible(device, nm_rx_ring(nifp, 0)) && ring_possible(device, nm_tx_ring(nifp, 0));
+
+    for (uint32_t ring = 0; ring < device->rings && possible; ring++) {
+        possible = lane_possible(device, &device->lanes[mem_lane_index(shared, link, ring, 0)]) &&
+                   lane_possible(device, &device->lanes[mem_lane_index(shared, link, ring, 1)]);
+    }
+    return possible;
+}
+
+void mem_link_break(struct mem_device *device, uint32_t link)
+{
+    atomic_store(&device->shared->link[link].broken, 1);
+    atomic_fetch_and(&device->shared->links_up, ~((uint64_t)1 << link));
+}
+
+/* False: what the last client left cannot be used. */
+static bool link_reset(struct mem_device *device, uint32_t link)
 {
     struct mem_shared *shared = device->shared;
     struct nm_if *nifp = (struct nm_if *)(void *)(device->base + shared->if_ofs[1 + link]);
     struct mem_side *side = &shared->side[shared->rings + link];
 
-    mem_side_recover(device, shared->rings + link);
+    if (!mem_side_recover(device, shared->rings + link) || !link_possible(device, link)) {
+        return false;
+    }
     region_reset_rx(nm_rx_ring(nifp, 0));
     region_reset_tx(nm_tx_ring(nifp, 0));
     side->tx_hwcur = 0;
@@ -126,6 +170,7 @@ static void link_reset(struct mem_device *device, uint32_t link)
         lane_reset(&device->lanes[mem_lane_index(shared, link, ring, true)]);
     }
     shared->link[link].generation++;
+    return true;
 }
 
 int mem_link_take(struct mem_device *device)
@@ -134,14 +179,17 @@ int mem_link_take(struct mem_device *device)
     int answer = -EBUSY;
 
     for (uint32_t link = 0; link < shared->links; link++) {
-        if (atomic_load(&shared->link[link].up)) {
+        if (atomic_load(&shared->link[link].up) || atomic_load(&shared->link[link].broken)) {
             continue;
         }
         if (!is_quiet(device, link)) {
             answer = -EAGAIN;
             continue;
         }
-        link_reset(device, link);
+        if (!link_reset(device, link)) {
+            mem_link_break(device, link);
+            continue;
+        }
         atomic_store(&shared->link[link].up, 1);
         atomic_fetch_or(&shared->links_up, (uint64_t)1 << link);
         return (int)link;

@@ -9,7 +9,7 @@ static bool lanes_hold_frames(const struct port *port)
 {
     const struct mem_place *place = mem_place_of(port);
     const struct mem_shared *shared = place->device->shared;
-    uint32_t n = place->server ? shared->links : shared->rings;
+    uint32_t n = place->server ? place->device->links : place->device->rings;
     uint64_t up = atomic_load(&shared->links_up);
 
     for (uint32_t other = 0; other < n; other++) {
@@ -82,18 +82,46 @@ static void complete_batch(struct mem_device *device, struct nm_ring *ring, stru
     }
 }
 
-void mem_side_recover(struct mem_device *device, uint32_t index)
+/* A side receives from and sends to its own lanes alone, whatever its record says. */
+static bool lane_is_own(const struct mem_device *device, uint32_t side,
+                        const struct mem_intent *intent)
+{
+    bool server = side < device->rings;
+    bool receives = intent->kind == MEM_INTENT_RX;
+    bool down = intent->lane % 2;
+    uint32_t link = intent->lane / 2 / device->rings;
+    uint32_t ring = intent->lane / 2 % device->rings;
+
+    return link < device->links && down == (server != receives) &&
+           (server ? ring == side : link == side - device->rings);
+}
+
+static bool intent_possible(const struct mem_device *device, uint32_t side,
+                            const struct nm_ring *ring)
+{
+    const struct mem_intent *intent = &device->shared->side[side].intent;
+    uint32_t saved = (uint32_t)intent->step;
+
+    return intent->kind <= MEM_INTENT_TX && lane_is_own(device, side, intent) &&
+           intent->slot < ring->num_slots && intent->step >> 32 < MEM_CELLS &&
+           (saved == 0 || mem_buf_possible(device, saved));
+}
+
+bool mem_side_recover(struct mem_device *device, uint32_t index)
 {
     struct mem_side *side = &device->shared->side[index];
-    bool server = index < device->shared->rings;
-    uint32_t which = server ? 0 : 1 + index - device->shared->rings;
+    bool server = index < device->rings;
+    uint32_t which = server ? 0 : 1 + index - device->rings;
     uint32_t pair = server ? index : 0;
     struct nm_if *nifp = (struct nm_if *)(void *)(device->base + device->shared->if_ofs[which]);
+    uint32_t kind = side->intent.kind;
+    struct nm_ring *ring = kind == MEM_INTENT_TX ? nm_tx_ring(nifp, pair) : nm_rx_ring(nifp, pair);
 
-    if (side->intent.kind == MEM_INTENT_RX) {
-        complete_batch(device, nm_rx_ring(nifp, pair), side);
-    } else if (side->intent.kind == MEM_INTENT_TX) {
-        complete_batch(device, nm_tx_ring(nifp, pair), side);
+    if (kind != MEM_INTENT_NONE) {
+        if (!intent_possible(device, index, ring)) {
+            return false;
+        }
+        complete_batch(device, ring, side);
     }
     compiler_barrier();
     side->intent.kind = MEM_INTENT_NONE;
@@ -101,11 +129,14 @@ void mem_side_recover(struct mem_device *device, uint32_t index)
         atomic_fetch_add(&side->sync_seq, 1);
     }
     atomic_store(&side->sleeping, 0);
+    return true;
 }
 
 static int mem_recover(struct port *port)
 {
-    mem_side_recover(mem_place_of(port)->device, mem_place_of(port)->side);
+    if (!mem_side_recover(mem_place_of(port)->device, mem_place_of(port)->side)) {
+        return mem_port_broken(port);
+    }
     return 0;
 }
 

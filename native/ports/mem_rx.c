@@ -1,89 +1,125 @@
 /* Receive of mem: ports: what lies in the lanes comes into the ring. */
 #include "ports/mem_exchange.h"
 
-/* Cells of the whole frame at `head`; 0: its end is not there. */
-static uint32_t frame_cells(struct mem_lane *lane, uint32_t head, uint32_t used, bool *bad)
+/* Cells of the whole frame at `head`; 0: its end is not there. `bad`: it could fit no ring. */
+static uint32_t frame_cells(const struct mem_place *place, struct mem_lane *lane, uint32_t head,
+                            uint32_t used, bool *bad)
 {
-    for (uint32_t n = 0; n < used && n < MEM_FRAGS_MAX; n++) {
+    uint32_t most = min_u32((uint32_t)MEM_FRAGS_MAX, place->slots - 1);
+
+    for (uint32_t n = 0; n < used && n < most; n++) {
         if (!(mem_cell_at(lane, head + n)->flags & NM_MOREFRAG)) {
             return n + 1;
         }
     }
-    *bad = used >= MEM_FRAGS_MAX;
+    *bad = used >= most;
     return 0;
 }
 
-/* Exchanges a cell. False: its index is out of bounds. */
-static inline bool take_cell(struct exchange *batch, struct nm_ring *ring, uint32_t bufs,
-                             struct mem_cell *cell, uint64_t word)
+/* Exchanges the cell that `word` was read from. False: its index or length is out of bounds. */
+static always_inline bool take_cell(struct exchange *batch, struct nm_ring *ring, uint64_t word)
 {
-    uint32_t saved;
+    struct nm_slot *slot = &ring->slot[batch->slot];
+    struct mem_cell *cell = mem_cell_at(batch->lane, batch->position);
+    uint32_t saved = slot->buf_idx;
 
-    if (unlikely((uint32_t)word - NM_BUF_FIRST >= bufs - NM_BUF_FIRST)) {
+    if (unlikely(!exchange_possible(batch, word))) {
         return false;
     }
     word &= ~((uint64_t)(UINT16_MAX & ~NM_MOREFRAG) << WORD_FLAGS_SHIFT);
-    saved = ring->slot[batch->slot].buf_idx;
     exchange_name(batch, saved);
-    exchange_store(&ring->slot[batch->slot], word);
+    exchange_store(slot, word);
     *(volatile uint32_t *)&cell->buf_idx = saved;
-    exchange_done(batch, ring);
-    batch->bytes += (uint16_t)(word >> 32);
+    exchange_next(batch, ring);
+    batch->bytes += exchange_len(word);
     return true;
 }
 
-/* Moves what a lane holds into the ring; returns the number of frames. */
-static uint32_t rx_lane(struct port *port, uint32_t lane_index)
+/* The cells of a longer frame, ended where a cell cannot be true. Returns how many were taken. */
+static always_inline uint32_t take_cells(struct exchange *batch, struct nm_ring *ring, uint32_t n)
 {
-    const struct mem_device *device = mem_place_of(port)->device;
-    struct mem_lane *lane = mem_lane_at(device, lane_index);
-    uint32_t used = mem_lane_used(lane);
-    struct exchange batch = {.side = mem_side_of(port),
-                             .lane = lane,
-                             .lane_index = lane_index,
-                             .position = atomic_load_explicit(&lane->head, memory_order_relaxed),
-                             .slot = port->rx->tail};
-    uint32_t room =
-        port->rx->num_slots - 1 - nm_ring_distance(port->rx, port->rx->head, port->rx->tail);
-    uint32_t bufs = device->shared->bufs;
-    uint32_t frames = 0;
-    bool bad = false;
+    const uint64_t more = (uint64_t)NM_MOREFRAG << WORD_FLAGS_SHIFT;
+    uint32_t last = batch->slot;
+    uint32_t taken = 0;
 
-    if (used == 0) {
-        return 0;
-    }
-    exchange_begin(&batch, MEM_INTENT_RX);
-    while (used > 0) {
-        struct mem_cell *cell = mem_cell_at(lane, batch.position);
-        uint64_t word = exchange_load(cell);
-        uint32_t n = 1;
+    while (taken < n) {
+        uint64_t word = exchange_load(mem_cell_at(batch->lane, batch->position)) | more;
 
-        if (unlikely(word >> WORD_FLAGS_SHIFT & NM_MOREFRAG)) {
-            n = frame_cells(lane, batch.position, used, &bad);
-        }
-        if (bad || n == 0 || n > room) {
+        last = batch->slot;
+        if (!take_cell(batch, ring, taken + 1 < n ? word : word & ~more)) {
             break;
         }
-        bad = !take_cell(&batch, port->rx, bufs, cell, word);
-        for (uint32_t i = 1; i < n && !bad; i++) {
-            cell = mem_cell_at(lane, batch.position);
-            bad = !take_cell(&batch, port->rx, bufs, cell, exchange_load(cell));
+        taken++;
+    }
+    if (taken > 0 && taken < n) {
+        ring->slot[last == 0 ? ring->num_slots - 1 : last - 1].flags = 0;
+    }
+    return taken;
+}
+
+/* Takes frames while they are whole and fit; returns their number. */
+static always_inline uint32_t take_frames(struct exchange *batch, struct nm_ring *ring,
+                                          const struct mem_place *place, uint32_t used, bool *bad)
+{
+    uint32_t room = ring->num_slots - 1 - nm_ring_distance(ring, ring->head, ring->tail);
+    uint32_t frames = 0;
+
+    while (used > 0 && room > 0) {
+        uint64_t word = exchange_load(mem_cell_at(batch->lane, batch->position));
+        uint32_t n = 1;
+        uint32_t taken;
+
+        if (likely(!(word >> WORD_FLAGS_SHIFT & NM_MOREFRAG))) {
+            taken = take_cell(batch, ring, word);
+        } else {
+            n = frame_cells(place, batch->lane, batch->position, used, bad);
+            if (n == 0 || n > room) {
+                break;
+            }
+            taken = take_cells(batch, ring, n);
+            frames += taken > 0 && taken < n; /* what came of it */
         }
-        if (bad) {
+        if (unlikely(taken < n)) {
+            *bad = true;
             break;
         }
         frames++;
         used -= n;
         room -= n;
     }
-    compiler_barrier();
-    atomic_store_explicit(&lane->head, batch.position, memory_order_release);
-    __atomic_store_n(&port->rx->tail, batch.slot, __ATOMIC_RELEASE);
-    exchange_end(&batch);
-    port->counters->rx_bytes += batch.bytes;
-    if (bad) { /* this lane's frames are lost */
-        port->counters->errors++;
-        atomic_store(&lane->head, atomic_load(&lane->tail));
+    return frames;
+}
+
+/* Moves what a link's lane holds into the ring; returns the number of frames. */
+static uint32_t rx_lane(struct port *port, uint32_t lane_index, uint32_t link)
+{
+    const struct mem_place *place = mem_place_of(port);
+    struct mem_lane *lane = mem_lane_at(place->device, lane_index);
+    uint32_t used = mem_lane_used(lane);
+    struct exchange batch = {.side = mem_side_of(port),
+                             .lane = lane,
+                             .lane_index = lane_index,
+                             .position = atomic_load_explicit(&lane->head, memory_order_relaxed),
+                             .slot = port->rx->tail,
+                             .bufs_n = place->device->bufs - NM_BUF_FIRST,
+                             .buf_size = place->buf_size};
+    bool bad = used > MEM_CELLS;
+    uint32_t frames = 0;
+
+    if (used == 0) {
+        return 0;
+    }
+    if (!bad) {
+        exchange_begin(&batch, MEM_INTENT_RX);
+        frames = take_frames(&batch, port->rx, place, used, &bad);
+        compiler_barrier();
+        atomic_store_explicit(&lane->head, batch.position, memory_order_release);
+        __atomic_store_n(&port->rx->tail, batch.slot, __ATOMIC_RELEASE);
+        exchange_done(&batch);
+        port->counters->rx_bytes += batch.bytes;
+    }
+    if (unlikely(bad)) {
+        mem_lane_broken(port, link);
     }
     return frames;
 }
@@ -93,13 +129,18 @@ int mem_rx_sync(struct port *port, uint64_t now_us)
     const struct mem_place *place = mem_place_of(port);
     struct mem_side *side = mem_side_of(port);
     const struct mem_shared *shared = place->device->shared;
-    uint32_t n = place->server ? shared->links : shared->rings;
+    uint32_t n = place->server ? place->device->links : place->device->rings;
     uint64_t up = atomic_load(&shared->links_up);
     uint32_t first = side->rx_next++ % n;
     uint32_t frames = 0;
 
     (void)now_us;
-    ENSURE(port->rx->head < port->rx->num_slots && port->rx->tail < port->rx->num_slots);
+    if (unlikely(mem_is_stopped(port))) {
+        return -EIO;
+    }
+    if (unlikely(port->rx->head >= place->slots || port->rx->tail >= place->slots)) {
+        return mem_port_broken(port);
+    }
     atomic_fetch_add(&side->sync_seq, 1);
     for (uint32_t i = 0; i < n; i++) {
         uint32_t other = first + i < n ? first + i : first + i - n;
@@ -107,11 +148,11 @@ int mem_rx_sync(struct port *port, uint64_t now_us)
         uint32_t ring = place->server ? place->index : other;
 
         if (up >> link & 1) {
-            frames += rx_lane(port, mem_lane_index(shared, link, ring, !place->server));
+            frames += rx_lane(port, mem_lane_index(shared, link, ring, !place->server), link);
         }
     }
     atomic_fetch_add(&side->sync_seq, 1);
     port->counters->rx_frames += frames;
     port->counters->rx_syncs += frames > 0;
-    return 0;
+    return 0; /* a client whose link was stopped in this sync hears of it in the next */
 }

@@ -9,6 +9,7 @@ enum tx_answer {
     TX_SENT,
     TX_DROP,
     TX_HOLD,
+    TX_BROKEN, /* the lane holds what cannot be */
 };
 
 /* One sync: frames in a row for the same lane are one batch. */
@@ -22,7 +23,7 @@ struct tx_run {
     uint32_t target;    /* of the batch; UINT32_MAX: no batch is open */
     uint16_t mac_start; /* destination of the batch's frames: the next may be alike; 0: none */
     uint32_t mac_end;
-    uint32_t room; /* cells known to be free in its lane */
+    uint32_t room; /* cells known to be free in its lane; a client's: 0 */
     struct exchange batch;
 };
 
@@ -41,7 +42,7 @@ static void ring_the_bell(struct mem_device *device, struct port *port, uint32_t
 static void wake_all(struct port *port, uint64_t woken)
 {
     const struct mem_place *place = mem_place_of(port);
-    uint32_t base = place->server ? place->device->shared->rings : 0;
+    uint32_t base = place->server ? place->device->rings : 0;
 
     if (woken) {
         atomic_thread_fence(memory_order_seq_cst); /* the frames, then whether readers sleep */
@@ -52,19 +53,27 @@ static void wake_all(struct port *port, uint64_t woken)
     }
 }
 
-/* Slots of the frame at `at`, all of them before head; 0: its end is not there. */
-static uint32_t frame_slots(const struct nm_ring *ring, uint32_t at)
+/* Slots of the frame at `at`, all of them before head; 0: its end is not there, or it is `bad`. */
+static uint32_t frame_slots(const struct tx_run *run, uint32_t at, bool *bad)
 {
-    uint32_t n = 1;
+    const struct nm_ring *ring = run->port->tx;
 
-    while (ring->slot[at].flags & NM_MOREFRAG) {
+    for (uint32_t n = 1; n <= MEM_FRAGS_MAX; n++) {
+        uint64_t word = exchange_load(&ring->slot[at]);
+
+        if (!exchange_possible(&run->batch, word)) {
+            break;
+        }
+        if (!(word >> WORD_FLAGS_SHIFT & NM_MOREFRAG)) {
+            return n;
+        }
         at = nm_ring_next(ring, at);
         if (at == ring->head) {
             return 0;
         }
-        n++;
     }
-    return n;
+    *bad = true;
+    return 0;
 }
 
 /* A full lane holds its sender for a moment, and never longer unless its consumer moves. */
@@ -73,7 +82,10 @@ static enum tx_answer lane_room(struct mem_lane *lane, uint32_t tail, uint32_t n
 {
     uint32_t head = atomic_load_explicit(&lane->head, memory_order_acquire);
 
-    *room = tail - head <= MEM_CELLS ? MEM_CELLS - (tail - head) : 0;
+    if (tail - head > MEM_CELLS) {
+        return TX_BROKEN;
+    }
+    *room = MEM_CELLS - (tail - head);
     if (*room >= n) {
         lane->stalled = 0;
         return TX_SENT;
@@ -103,7 +115,7 @@ static void batch_close(struct tx_run *run)
     compiler_barrier();
     atomic_store_explicit(&batch->lane->tail, batch->position, memory_order_release);
     batch->side->tx_hwcur = batch->slot;
-    exchange_end(batch);
+    exchange_done(batch);
     run->target = UINT32_MAX;
     run->room = 0;
 }
@@ -123,53 +135,70 @@ static void batch_open(struct tx_run *run, uint32_t target)
     exchange_begin(&run->batch, MEM_INTENT_TX);
 }
 
-/* A copy for one of several receivers: the cell keeps its buffer. One slot only. */
-static void copy_to_lane(struct tx_run *run, uint32_t lane_index)
+/* The lane's link is stopped; what the batch has exchanged before stands. */
+static void lane_broken(struct tx_run *run, uint32_t link)
+{
+    batch_close(run);
+    run->up &= ~((uint64_t)1 << link);
+    mem_lane_broken(run->port, link);
+}
+
+/*
+ * A copy for one of several receivers: the cell keeps its buffer. One slot only. False: the cell
+ * has none.
+ */
+static bool copy_to_lane(struct tx_run *run, uint32_t lane_index)
 {
     const struct nm_ring *ring = run->port->tx;
     struct mem_lane *lane = mem_lane_at(run->place->device, lane_index);
     uint32_t tail = atomic_load_explicit(&lane->tail, memory_order_relaxed);
     struct mem_cell *cell = mem_cell_at(lane, tail);
     const struct nm_slot *slot = &ring->slot[run->batch.slot];
-    uint8_t *to =
-        (uint8_t *)run->port->tx + ring->buf_ofs + (size_t)cell->buf_idx * ring->nr_buf_size;
+    uint32_t buf = exchange_buf(exchange_load(cell));
+    uint8_t *to = (uint8_t *)run->port->tx + ring->buf_ofs + (size_t)buf * ring->nr_buf_size;
 
+    if (!mem_buf_possible(run->place->device, buf)) {
+        return false;
+    }
     memcpy(to, nm_ring_buf(ring, run->batch.slot), slot->len);
     cell->len = slot->len;
     cell->flags = 0;
     atomic_store_explicit(&lane->tail, tail + 1, memory_order_release);
+    return true;
 }
 
 /* Passes over slots whose buffers stay where they are. */
-static void skip(struct tx_run *run, uint32_t n)
+static void skip_to(struct tx_run *run, uint32_t slot)
 {
     batch_close(run);
-    while (n-- > 0) {
-        run->batch.slot = nm_ring_next(run->port->tx, run->batch.slot);
-    }
-    run->batch.side->tx_hwcur = run->batch.slot;
+    run->batch.slot = slot;
+    run->batch.side->tx_hwcur = slot;
 }
 
 static void broadcast(struct tx_run *run)
 {
     batch_close(run);
-    for (uint32_t link = 0; link < run->shared->links; link++) {
+    for (uint32_t link = 0; link < run->place->device->links; link++) {
         uint32_t lane = mem_lane_index(run->shared, link, run->place->index, true);
         struct mem_lane *to = mem_lane_at(run->place->device, lane);
         uint32_t tail = atomic_load_explicit(&to->tail, memory_order_relaxed);
+        enum tx_answer answer;
         uint32_t room;
 
         if (!(run->up >> link & 1)) {
             continue;
         }
-        if (lane_room(to, tail, 1, run->now_us, &room) == TX_SENT) {
-            copy_to_lane(run, lane);
+        answer = lane_room(to, tail, 1, run->now_us, &room);
+        if (answer == TX_SENT && copy_to_lane(run, lane)) {
             run->woken |= (uint64_t)1 << link;
-        } else {
-            run->port->counters->tx_dropped++;
+            continue;
+        }
+        run->port->counters->tx_dropped++;
+        if (answer == TX_SENT || answer == TX_BROKEN) {
+            lane_broken(run, link);
         }
     }
-    skip(run, 1);
+    skip_to(run, nm_ring_next(run->port->tx, run->batch.slot));
 }
 
 /* The link or ring that a frame is for; -1: nobody. */
@@ -181,26 +210,43 @@ static int target_of(const struct tx_run *run, const uint8_t *frame, uint32_t le
         return (int)rss_queue(&run->shared->rss, frame, len);
     }
     mem_mac_of_link(run->shared, frame[5], mac);
-    if (frame[5] >= run->shared->links || !(run->up >> frame[5] & 1) ||
+    if (frame[5] >= run->place->device->links || !(run->up >> frame[5] & 1) ||
         memcmp(mac, frame, sizeof(mac)) != 0) {
         return -1;
     }
     return frame[5];
 }
 
-/* Gives the slot at the batch's place to its lane. */
-static inline void give_slot(struct tx_run *run, struct nm_ring *ring, uint64_t word)
+/* Gives the slot at the batch's place to its lane. False: the free cell's index is none. */
+static inline bool give_slot(struct tx_run *run, struct nm_ring *ring, uint64_t word)
 {
     const uint64_t kept =
         ((uint64_t)NM_MOREFRAG << WORD_FLAGS_SHIFT) | (((uint64_t)1 << WORD_FLAGS_SHIFT) - 1);
+    const uint64_t changed = (uint64_t)NM_BUF_CHANGED << WORD_FLAGS_SHIFT;
     struct mem_cell *cell = mem_cell_at(run->batch.lane, run->batch.position);
-    uint32_t saved = cell->buf_idx;
+    uint32_t saved = *(volatile uint32_t *)&cell->buf_idx;
 
+    if (unlikely(!exchange_buf_possible(&run->batch, saved))) {
+        return false;
+    }
     exchange_name(&run->batch, saved);
     exchange_store(cell, word & kept);
-    exchange_store(&ring->slot[run->batch.slot], (word & ~(uint64_t)UINT32_MAX) | saved |
-                                                     (uint64_t)NM_BUF_CHANGED << WORD_FLAGS_SHIFT);
-    exchange_done(&run->batch, ring);
+    exchange_store(&ring->slot[run->batch.slot], (word & ~(uint64_t)UINT32_MAX) | saved | changed);
+    exchange_next(&run->batch, ring);
+    return true;
+}
+
+/* The free cells that a frame of several slots would take own buffers that exist. */
+static bool cells_possible(const struct tx_run *run, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        const struct mem_cell *cell = mem_cell_at(run->batch.lane, run->batch.position + i);
+
+        if (!mem_buf_possible(run->place->device, cell->buf_idx)) {
+            return false;
+        }
+    }
+    return true;
 }
 
 /* Opens the batch for the frame at its slot. */
@@ -241,62 +287,81 @@ static enum tx_answer send_frame(struct tx_run *run, uint32_t n)
         return TX_SENT;
     }
     answer = aim(run, frame, ring->slot[run->batch.slot].len, n);
+    if (answer == TX_SENT && n > 1 && !cells_possible(run, n)) { /* of one, give_slot looks */
+        answer = TX_BROKEN;
+    }
     if (answer != TX_SENT) {
         return answer;
     }
-    run->room -= n;
+    run->room = run->place->server ? run->room - n : 0; /* a client's slots are looked at each */
     for (uint32_t i = 0; i < n; i++) {
-        give_slot(run, ring, exchange_load(&ring->slot[run->batch.slot]));
+        if (!give_slot(run, ring, exchange_load(&ring->slot[run->batch.slot]))) {
+            return TX_BROKEN; /* changed in this moment: its own receiver sees half a frame */
+        }
     }
     return TX_SENT;
 }
 
-/* True when the slot's frame is whole, and goes where the one before went. */
+/*
+ * True when the slot's frame is whole, and goes where the one before went. Only a shard's own stack
+ * comes here: its slots hold indices that were checked when they came, and lengths of its own.
+ */
 static inline bool is_alike(const struct tx_run *run, const struct nm_ring *ring, uint64_t word)
 {
     const uint8_t *frame =
         (const uint8_t *)ring + ring->buf_ofs + (size_t)(uint32_t)word * ring->nr_buf_size;
 
     return run->room > 0 && !(word >> WORD_FLAGS_SHIFT & NM_MOREFRAG) &&
-           (uint16_t)(word >> 32) >= ETH_HDR_LEN && load_u32(frame + 2) == run->mac_end &&
+           exchange_len(word) >= ETH_HDR_LEN && load_u32(frame + 2) == run->mac_end &&
            load_u16(frame) == run->mac_start;
 }
 
-static void send_all(struct tx_run *run)
+/* A frame that ends before `end` has nobody to go to, or a lane that cannot be true. */
+static void pass_over(struct tx_run *run, uint32_t end, enum tx_answer answer)
+{
+    if (answer == TX_BROKEN) {
+        lane_broken(run, run->place->server ? run->target : run->place->index);
+    }
+    skip_to(run, end);
+    run->port->counters->tx_dropped++;
+}
+
+/* Sends what it can. False: a slot holds what cannot be. */
+static bool send_all(struct tx_run *run)
 {
     struct nm_ring *ring = run->port->tx;
     struct port_counters *counters = run->port->counters;
     uint32_t head = ring->head;
     uint64_t frames = 0;
     uint64_t bytes = 0;
+    bool bad = false;
 
     while (run->batch.slot != head) {
         uint64_t word = exchange_load(&ring->slot[run->batch.slot]);
-        enum tx_answer answer = TX_SENT;
 
-        if (likely(is_alike(run, ring, word))) {
+        if (likely(is_alike(run, ring, word) && give_slot(run, ring, word))) {
             run->room--;
-            give_slot(run, ring, word);
         } else {
-            uint32_t n = frame_slots(ring, run->batch.slot);
+            uint32_t first = run->batch.slot;
+            uint32_t n = frame_slots(run, first, &bad);
+            enum tx_answer answer = n ? send_frame(run, n) : TX_HOLD;
 
-            answer = n ? send_frame(run, n) : TX_HOLD;
             if (answer == TX_HOLD) {
                 break;
             }
-            if (answer == TX_DROP) {
-                skip(run, n);
-                counters->tx_dropped++;
+            if (answer != TX_SENT) {
+                pass_over(run, (first + n) % ring->num_slots, answer);
                 continue;
             }
         }
         frames++;
-        bytes += (uint16_t)(word >> 32);
+        bytes += exchange_len(word);
     }
     batch_close(run);
     counters->tx_frames += frames;
     counters->tx_bytes += bytes;
     counters->tx_syncs += frames > 0;
+    return !bad;
 }
 
 int mem_tx_sync(struct port *port, uint64_t now_us)
@@ -309,16 +374,25 @@ int mem_tx_sync(struct port *port, uint64_t now_us)
                          .place = place,
                          .now_us = now_us,
                          .target = UINT32_MAX,
-                         .batch = {.side = side, .slot = side->tx_hwcur}};
+                         .batch = {.side = side,
+                                   .slot = side->tx_hwcur,
+                                   .bufs_n = place->device->bufs - NM_BUF_FIRST,
+                                   .buf_size = place->buf_size}};
+    bool sound;
 
-    ENSURE(ring->head < ring->num_slots && side->tx_hwcur < ring->num_slots);
+    if (unlikely(mem_is_stopped(port))) {
+        return -EIO;
+    }
+    if (unlikely(ring->head >= place->slots || side->tx_hwcur >= place->slots)) {
+        return mem_port_broken(port);
+    }
     atomic_fetch_add(&side->sync_seq, 1);
     run.up = atomic_load_explicit(&run.shared->links_up, memory_order_relaxed);
-    send_all(&run);
+    sound = send_all(&run);
     /* everything before hwcur is complete at once: the slots hold fresh buffers */
     __atomic_store_n(&ring->tail, side->tx_hwcur ? side->tx_hwcur - 1 : ring->num_slots - 1,
                      __ATOMIC_RELEASE);
     atomic_fetch_add(&side->sync_seq, 1);
     wake_all(port, run.woken);
-    return 0;
+    return likely(sound) ? 0 : mem_port_broken(port);
 }

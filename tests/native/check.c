@@ -25,6 +25,11 @@ bool check_equal(long long a, long long b, const char *text, const char *file, i
     return a == b;
 }
 
+int check_failures(void)
+{
+    return now.failures;
+}
+
 void check_skip(const char *why)
 {
     printf("    skipped: %s\n", why);

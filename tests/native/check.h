@@ -15,6 +15,8 @@ struct check_case {
 
 bool check_that(bool cond, const char *text, const char *file, int line);
 bool check_equal(long long a, long long b, const char *text, const char *file, int line);
+/* Of the running case so far. */
+int check_failures(void);
 /* Says why the running case could not be tried; it counts as skipped. */
 void check_skip(const char *why);
 /* Runs all cases, or those whose name contains argv[1]; the exit code of main. */

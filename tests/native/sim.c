@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/hash.h"
 #include "check.h"
 #include "service/service.h"
 #include "worker/rx.h"
@@ -46,7 +47,9 @@ static struct stack_config base_config(const struct sim_options *options)
 
 static void open_server(struct sim *sim, const struct sim_options *options)
 {
-    struct device_config device = {.rings = options->shards, .links = SIM_CLIENTS_MAX};
+    struct device_config device = {.rings = options->shards,
+                                   .links = options->links ? options->links : SIM_CLIENTS_MAX,
+                                   .slots = options->slots};
     struct stack_config config = base_config(options);
     uint64_t secret[2] = {options->seed + 1, 2};
     char name[64];
@@ -92,6 +95,14 @@ static void open_client(struct sim *sim, uint32_t index, const struct sim_option
     must(worker_adopt(&client->worker, sim->now_us, &adopted, &adopted), "adopt", error);
 }
 
+/* What a server draws from the kernel comes from the seed here. */
+static void fix_secrets(struct cluster *cluster, uint64_t seed)
+{
+    cluster->start_us = 0;
+    cluster->flow_key[0] = splitmix64(&seed);
+    cluster->flow_key[1] = splitmix64(&seed);
+}
+
 void sim_open(struct sim *sim, const struct sim_options *options)
 {
     memset(sim, 0, sizeof(*sim));
@@ -99,10 +110,10 @@ void sim_open(struct sim *sim, const struct sim_options *options)
     sim->shards = options->shards;
     sim->clients = options->clients;
     open_server(sim, options);
-    sim->server->cluster.start_us = 0;
+    fix_secrets(&sim->server->cluster, options->seed);
     for (uint32_t i = 0; i < options->clients; i++) {
         open_client(sim, i, options);
-        sim->client[i].server->cluster.start_us = 0;
+        fix_secrets(&sim->client[i].server->cluster, options->seed + 1 + i);
     }
 }
 
@@ -228,9 +239,8 @@ static void check_pools(const struct stack *stack)
     CHECK_EQ(stack->arena.undo->count, 0);
 }
 
-void sim_check_laws(struct sim *sim)
+void sim_check_stacks(struct sim *sim)
 {
-    CHECK_EQ(device_audit(sim->device), 0);
     for (uint32_t i = 0; i < sim->shards; i++) {
         check_books(&sim->worker[i].stack);
         check_pools(&sim->worker[i].stack);
@@ -239,4 +249,10 @@ void sim_check_laws(struct sim *sim)
         check_books(&sim->client[i].worker.stack);
         check_pools(&sim->client[i].worker.stack);
     }
+}
+
+void sim_check_laws(struct sim *sim)
+{
+    CHECK_EQ(device_audit(sim->device), 0);
+    sim_check_stacks(sim);
 }

@@ -17,6 +17,8 @@ struct sim_options {
     uint32_t conns;
     uint32_t chunks;
     uint32_t buffers;   /* rcv_buf and snd_buf; 0: 64 KiB */
+    uint32_t links;     /* of the device; 0: SIM_CLIENTS_MAX */
+    uint32_t slots;     /* of its rings; 0: the default */
     const char *faults; /* on each client's port */
     uint64_t seed;
 };
@@ -56,5 +58,7 @@ uint32_t sim_connect(struct sim *sim, uint32_t client, uint16_t from_port, uint1
 void sim_restart_shard(struct sim *sim, uint32_t shard);
 /* Prints what is not zero, for a failing test. */
 void sim_print(const struct sim *sim);
+/* Only these laws: frames at the ring equal verdicts, pools equal what is in use. */
+void sim_check_stacks(struct sim *sim);
 /* The laws: buffers back where they belong, frames at the ring equal verdicts. Checks them. */
 void sim_check_laws(struct sim *sim);

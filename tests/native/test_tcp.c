@@ -1,4 +1,5 @@
 /* TCP seen from the wire (RFC 9293, 5961, 6298, 7323), requirement by requirement. */
+#include <arpa/inet.h>
 #include <string.h>
 
 #include "check.h"
@@ -160,6 +161,34 @@ static void test_must_11_a_rst_in_syn_rcvd_goes_back_to_listen(void)
     reset_and_close(1);
 }
 
+static void test_must_10_simultaneous_open(void)
+{
+    struct stack *stack = &peer.sim.worker[0].stack;
+    struct tuple tuple = {.laddr = htonl(0x0a4d0001),
+                          .raddr = htonl(0x0a4d00c8),
+                          .lport = htons(7),
+                          .rport = htons(40000)};
+    const struct answer *answer;
+
+    peer_open(&peer);
+    peer.tcp_port = 7;
+    stack->now_us = peer.sim.now_us;
+    CHECK(socket_connect(stack, &tuple, 0) != NONE);
+    stack_commit(stack);
+    peer_run(&peer, 200);
+    answer = peer_next(&peer);
+    if (CHECK(answer && answer->flags == TCP_SYN)) {
+        peer.irs = answer->seq;
+    }
+    peer_send(&peer, &(struct send){.flags = TCP_SYN, .window = 65535});
+    peer_expect(&peer, TCP_SYN | TCP_ACK, 0, 1, 0);
+    peer_send(&peer, &(struct send){.ack = 1, .flags = TCP_SYN | TCP_ACK, .window = 65535});
+    peer_expect(&peer, TCP_ACK, 1, 1, 0);
+    say(1, 1, "x");
+    peer_expect(&peer, TCP_ACK, 1, 2, 1);
+    reset_and_close(2);
+}
+
 static void a_port_that_nobody_serves_answers_rst(void)
 {
     const struct answer *answer;
@@ -251,6 +280,19 @@ static void a_fin_out_of_order_waits_for_the_hole(void)
     peer_expect(&peer, TCP_ACK | TCP_FIN, 1, 8, 6);
     say_ack(8, 8);
     peer_close(&peer);
+}
+
+static void a_fin_before_held_text_is_not_taken(void)
+{
+    open_to(7);
+    say(4, 1, "def");
+    peer_expect(&peer, TCP_ACK, 1, 1, 0);
+    peer_send(
+        &peer,
+        &(struct send){
+            .seq = 1, .ack = 1, .flags = TCP_ACK | TCP_FIN, .window = 65535, .payload = "abcd"});
+    peer_expect(&peer, TCP_ACK, 1, 7, 6); /* never an ACK of the number behind the text */
+    reset_and_close(7);
 }
 
 static void test_must_19_retransmissions_back_off(void)
@@ -411,6 +453,7 @@ int main(int argc, char **argv)
         {"RFC 5961: challenges are limited", test_rfc_5961_challenges_are_limited},
         {"MUST-11: a RST in SYN-RCVD goes back to LISTEN",
          test_must_11_a_rst_in_syn_rcvd_goes_back_to_listen},
+        {"MUST-10: simultaneous open", test_must_10_simultaneous_open},
         {"a port that nobody serves answers RST", a_port_that_nobody_serves_answers_rst},
         {"data for no connection answers RST", data_for_no_connection_answers_rst},
         {"MUST-7: illegal option lengths do no harm",
@@ -420,6 +463,7 @@ int main(int argc, char **argv)
         {"out-of-order segments are joined", out_of_order_segments_are_joined},
         {"overlaps keep one copy of each byte", overlaps_keep_the_first_copy},
         {"a FIN out of order waits for the hole", a_fin_out_of_order_waits_for_the_hole},
+        {"a FIN before held text is not taken", a_fin_before_held_text_is_not_taken},
         {"MUST-19: retransmissions back off", test_must_19_retransmissions_back_off},
         {"MUST-36: a closed window is probed for ever",
          test_must_36_a_closed_window_is_probed_for_ever},

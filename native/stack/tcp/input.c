@@ -86,6 +86,17 @@ static enum verdict check_ack(struct stack *stack, uint32_t conn, const struct s
     return VERDICT_NONE;
 }
 
+/*
+ * SYN-RCVD after both SYNs crossed (section 3.5, figure 8): the peer's SYN comes again, with the
+ * ACK of ours. Its number is taken already, so the four cases would refuse it, on both sides.
+ */
+static bool is_crossed_syn_ack(const struct conn_hot *hot, const struct segment *seg)
+{
+    return hot->state == CONN_SYN_RCVD && seg->seq + 1 == hot->rcv_nxt && seg->len == 0 &&
+           (seg->flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN)) == (TCP_SYN | TCP_ACK) &&
+           seq_gt(seg->ack, hot->snd_una) && seq_le(seg->ack, hot->snd_max);
+}
+
 /* A connection in a synchronized state, or SYN-RCVD. */
 static enum verdict arrives(struct stack *stack, uint32_t conn, const struct segment *seg)
 {
@@ -100,6 +111,12 @@ static enum verdict arrives(struct stack *stack, uint32_t conn, const struct seg
         hot->snd_nxt = hot->snd_una;
         conn_mark_output(stack, conn);
         return VERDICT_tcp_dup;
+    }
+    if (is_crossed_syn_ack(hot, seg)) {
+        tcp_established(stack, conn, seg);
+        hot->flags |= CONN_ACK_NOW;
+        conn_mark_output(stack, conn);
+        return VERDICT_tcp_ok;
     }
     if (probe) { /* zero window: the text is refused, RST and ACK are taken (MUST-66) */
         bare.len = 0;

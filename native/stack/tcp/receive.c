@@ -91,13 +91,13 @@ static enum verdict in_order(struct stack *stack, uint32_t conn, struct segment 
     }
     taken = queue_append_frame(stack, &active->rcv, seg->frame, seg->off, seg->len);
     hot->rcv_nxt += taken;
-    if (taken < seg->len) {
-        seg->flags &= (uint8_t)~TCP_FIN;
-    }
     if (active->ooo.head != NONE) {
         hot->flags |= CONN_ACK_NOW; /* a hole was filled (RFC 5681 section 4.2) */
         active_touch_all(stack, hot->active);
         join_ooo(stack, hot, active);
+    }
+    if (seg->seq + seg->len != hot->rcv_nxt) { /* text is missing before the FIN, or lies behind */
+        seg->flags &= (uint8_t)~TCP_FIN;
     }
     if ((active->flags & ACTIVE_FIN_HELD) && active->fin_seq == hot->rcv_nxt) {
         seg->flags |= TCP_FIN;
