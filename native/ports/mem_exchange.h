@@ -43,8 +43,8 @@ struct exchange {
     uint32_t lane_index;
     uint32_t position; /* of the lane, behind what was exchanged */
     uint32_t slot;     /* of the ring, likewise */
-    uint32_t done;
-    uint32_t bufs_n; /* buffers that may be named, from NM_BUF_FIRST on */
+    uint64_t number;   /* of the exchange in the batch, << 32 */
+    uint32_t bufs_n;   /* buffers that may be named, from NM_BUF_FIRST on */
     uint32_t buf_size;
     uint64_t bytes;
 };
@@ -64,7 +64,7 @@ static inline void exchange_begin(struct exchange *batch, enum mem_intent_kind k
 {
     struct mem_intent *intent = &batch->side->intent;
 
-    batch->done = 0;
+    batch->number = 0;
     intent->lane = batch->lane_index;
     intent->position = batch->position;
     intent->slot = batch->slot;
@@ -78,12 +78,12 @@ static inline void exchange_begin(struct exchange *batch, enum mem_intent_kind k
  */
 static inline void exchange_name(struct exchange *batch, uint32_t saved)
 {
-    batch->side->intent.step = (uint64_t)batch->done << 32 | saved;
+    batch->side->intent.step = batch->number | saved;
 }
 
 static inline void exchange_next(struct exchange *batch, const struct nm_ring *ring)
 {
-    batch->done++;
+    batch->number += (uint64_t)1 << 32;
     batch->position++;
     batch->slot = nm_ring_next(ring, batch->slot);
 }

@@ -19,11 +19,10 @@ struct tx_run {
     const struct mem_place *place;
     uint64_t now_us;
     uint64_t up;
-    uint64_t woken;     /* receivers to ring for */
-    uint32_t target;    /* of the batch; UINT32_MAX: no batch is open */
-    uint16_t mac_start; /* destination of the batch's frames: the next may be alike; 0: none */
-    uint32_t mac_end;
-    uint32_t room; /* cells known to be free in its lane; a client's: 0 */
+    uint64_t woken;    /* receivers to ring for */
+    uint32_t target;   /* of the batch; UINT32_MAX: no batch is open */
+    uint64_t mac_word; /* destination of the batch's frames, in six bytes: the next may be alike */
+    uint32_t room;     /* cells known to be free in its lane; a client's: 0 */
     struct exchange batch;
 };
 
@@ -266,8 +265,7 @@ static enum tx_answer aim(struct tx_run *run, const uint8_t *frame, uint32_t len
         batch_open(run, (uint32_t)target);
     }
     if (server) { /* a client's frames differ in their hash, not in the MAC */
-        run->mac_start = load_u16(frame);
-        run->mac_end = load_u32(frame + 2);
+        run->mac_word = load_u64(frame);
     }
     if (run->room < n) {
         return lane_room(run->batch.lane, run->batch.position, n, run->now_us, &run->room);
@@ -312,8 +310,7 @@ static inline bool is_alike(const struct tx_run *run, const struct nm_ring *ring
         (const uint8_t *)ring + ring->buf_ofs + (size_t)(uint32_t)word * ring->nr_buf_size;
 
     return run->room > 0 && !(word >> WORD_FLAGS_SHIFT & NM_MOREFRAG) &&
-           exchange_len(word) >= ETH_HDR_LEN && load_u32(frame + 2) == run->mac_end &&
-           load_u16(frame) == run->mac_start;
+           exchange_len(word) >= ETH_HDR_LEN && (load_u64(frame) ^ run->mac_word) << 16 == 0;
 }
 
 /* A frame that ends before `end` has nobody to go to, or a lane that cannot be true. */

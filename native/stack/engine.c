@@ -107,10 +107,10 @@ void engine_input(struct stack *stack, struct frame *frames, uint32_t n)
     frames[n].conn = CONN_NONE;
     undo_save(&stack->arena, &stack->shared->rx_cursor);
     for (struct frame *frame = frames; frame < frames + n; frame++) {
-        /* only TCP has a connection */
-        if (frame->verdict == VERDICT_NONE &&
-            !(frame->conn != CONN_NONE &&
-              tcp_predicted(stack, frame, frame[1].conn == frame->conn))) {
+        bool done = frame->conn != CONN_NONE && /* only what is open has a connection */
+                    tcp_predicted(stack, frame, frame[1].conn == frame->conn);
+
+        if (!done && frame->verdict == VERDICT_NONE) {
             input_other(stack, frame);
         }
         settle(stack, frame);

@@ -73,8 +73,7 @@ static bool is_plain(const struct stack *stack, const struct frame *frame)
     const uint8_t *at = frame->data;
 
     return frame->contig >= TCP_HEADERS_LEN &&
-           ((load_u32(at) ^ load_u32(stack->config->mac)) |
-            (uint32_t)(load_u16(at + 4) ^ load_u16(stack->config->mac + 4))) == 0 &&
+           (load_u64(at) ^ stack->mac_word) << 16 == 0 && /* its lower six bytes */
            (load_u32(at + offsetof(struct wire_eth, type)) & htonl(0xffffff00u)) ==
                htonl(PLAIN_TYPE);
 }

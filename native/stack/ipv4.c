@@ -128,6 +128,7 @@ void ipv4_prepare(struct stack *stack)
     ipv4_write(stack, stack->head + ETH_HDR_LEN, 0, PROTO_TCP, 0);
     memset(stack->head + ETH_HDR_LEN + offsetof(struct wire_ipv4, total_len), 0, sizeof(uint16_t));
     memset(stack->head + ETH_HDR_LEN + offsetof(struct wire_ipv4, check), 0, sizeof(uint16_t));
+    memcpy(&stack->mac_word, stack->config->mac, ETH_ALEN_BYTES);
     stack->head_sum = csum_ipv4_header(stack->head + ETH_HDR_LEN);
 }
 

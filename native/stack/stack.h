@@ -134,6 +134,7 @@ struct stack {
     uint32_t output_n;
     /* Ethernet and IPv4 headers of all that we send, without destination and length */
     uint8_t head[ETH_HDR_LEN + IPV4_HDR_LEN];
+    uint64_t mac_word;  /* our MAC, in the six bytes of lower address */
     uint64_t head_sum;  /* of its IPv4 part */
     uint8_t *marks;     /* CONN_MARK_* bits: already in ready or output */
     void *service_data; /* a client's own, for its service */

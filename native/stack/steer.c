@@ -79,7 +79,7 @@ void steer_burst(struct stack *stack, struct frame *frames, uint32_t n)
     for (uint32_t i = 0; i < n; i++) {
         struct frame *frame = &frames[i];
 
-        if (frame->kind != FRAME_TCP || frame->verdict != VERDICT_NONE) {
+        if (frame->kind != FRAME_TCP) { /* set last of all: then its verdict is open */
             continue;
         }
         if (engine_owns(stack, &frame->tuple, frame->hash, &frame->conn)) {

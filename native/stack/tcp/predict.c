@@ -315,7 +315,8 @@ static inline struct conn_active *predict(struct stack *stack, const struct fram
  * again. `more` of the same connection in the burst waits for its turn, so that the reply to both
  * is one segment.
  */
-static void serve(struct stack *stack, uint32_t conn, const struct service *service, bool more)
+__attribute__((noinline)) static void serve(struct stack *stack, uint32_t conn,
+                                            const struct service *service, bool more)
 {
     if (more || service->step(stack, conn)) {
         conn_mark_ready(stack, conn);
