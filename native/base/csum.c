@@ -9,10 +9,7 @@
 enum {
     BLOCK = 32,
     COPY_LONG = 256,
-    COPY_BLOCK = 64,
 };
-
-typedef uint64_t pair __attribute__((vector_size(16)));
 
 /* Copies eight bytes, and returns them. */
 static inline uint64_t copy64(uint8_t *to, const uint8_t *from)
@@ -21,25 +18,6 @@ static inline uint64_t copy64(uint8_t *to, const uint8_t *from)
 
     memcpy(to, &word, sizeof(word));
     return word;
-}
-
-/* 64 bytes: 32-bit halves added in 64-bit lanes, where no carry is lost. */
-static inline uint64_t copy_block(uint8_t *to, const uint8_t *from)
-{
-    const pair low_half = {UINT32_MAX, UINT32_MAX};
-    pair low = {0, 0};
-    pair high = {0, 0};
-
-    for (size_t at = 0; at < COPY_BLOCK; at += sizeof(pair)) {
-        pair words;
-
-        memcpy(&words, from + at, sizeof(words));
-        memcpy(to + at, &words, sizeof(words));
-        low += words & low_half;
-        high += words >> 32;
-    }
-    low += high;
-    return low[0] + low[1];
 }
 
 /* Up to seven bytes, as they would lie in zeroed memory. */
@@ -110,8 +88,8 @@ uint64_t csum_copy(void *dst, const void *src, size_t len)
         memcpy(dst, src, len);
         return csum_add(dst, len, 0);
     }
-    for (; len >= COPY_BLOCK; len -= COPY_BLOCK, from += COPY_BLOCK, to += COPY_BLOCK) {
-        sum = csum_carry(sum, copy_block(to, from));
+    for (; len >= CSUM_BLOCK; len -= CSUM_BLOCK, from += CSUM_BLOCK, to += CSUM_BLOCK) {
+        sum = csum_carry(sum, csum_copy_block(to, from));
     }
     for (; len >= 8; len -= 8, from += 8, to += 8) {
         sum = csum_carry(sum, copy64(to, from));

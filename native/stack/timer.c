@@ -1,6 +1,16 @@
 /* The timer wheel; see timer.h. */
 #include "stack/timer.h"
 
+/* Saves the place in the wheel alone: a record may lie on two lines. */
+static struct conn_cold *wheel_touch(struct stack *stack, uint32_t conn)
+{
+    struct conn_cold *cold = &stack->cold[conn];
+
+    undo_save(&stack->arena, &cold->wheel_next);
+    undo_save(&stack->arena, &cold->wheel_slot);
+    return cold;
+}
+
 /* Queues for tick `at`, seen from tick `base` (now, or the tick that is about to begin). */
 static void link_at(struct stack *stack, uint32_t conn, uint32_t at, uint32_t base)
 {
@@ -9,7 +19,7 @@ static void link_at(struct stack *stack, uint32_t conn, uint32_t at, uint32_t ba
     uint32_t level = delta < WHEEL_SLOTS ? 0 : delta < WHEEL_SLOTS * WHEEL_SLOTS ? 1 : 2;
     uint32_t slot = at >> (8 * level) & (WHEEL_SLOTS - 1);
     uint32_t *head = &wheel->head[level][slot];
-    struct conn_cold *cold = cold_touch(stack, conn);
+    struct conn_cold *cold = wheel_touch(stack, conn);
 
     cold->wheel_at = at;
     cold->wheel_slot = (uint16_t)(level * WHEEL_SLOTS + slot);
@@ -17,7 +27,7 @@ static void link_at(struct stack *stack, uint32_t conn, uint32_t at, uint32_t ba
     cold->wheel_next = *head;
     if (*head != NONE) {
         ENSURE(*head < stack->config->conns_max);
-        cold_touch(stack, *head)->wheel_prev = conn;
+        wheel_touch(stack, *head)->wheel_prev = conn;
     }
     undo_save(&stack->arena, head);
     *head = conn;
@@ -44,18 +54,18 @@ void timer_remove(struct stack *stack, uint32_t conn)
         return;
     }
     ENSURE(slot < WHEEL_LEVELS * WHEEL_SLOTS);
-    cold = cold_touch(stack, conn);
+    cold = wheel_touch(stack, conn);
     if (cold->wheel_prev == NONE) {
         uint32_t *head = &wheel->head[slot / WHEEL_SLOTS][slot % WHEEL_SLOTS];
         undo_save(&stack->arena, head);
         *head = cold->wheel_next;
     } else {
         ENSURE(cold->wheel_prev < stack->config->conns_max);
-        cold_touch(stack, cold->wheel_prev)->wheel_next = cold->wheel_next;
+        wheel_touch(stack, cold->wheel_prev)->wheel_next = cold->wheel_next;
     }
     if (cold->wheel_next != NONE) {
         ENSURE(cold->wheel_next < stack->config->conns_max);
-        cold_touch(stack, cold->wheel_next)->wheel_prev = cold->wheel_prev;
+        wheel_touch(stack, cold->wheel_next)->wheel_prev = cold->wheel_prev;
     }
     cold->wheel_slot = WHEEL_NOWHERE;
     undo_save(&stack->arena, &wheel->queued);

@@ -134,7 +134,7 @@ static inline void take_ack(struct stack *stack, const struct talk *talk,
 static inline bool copy_payload(const struct frame *frame, const uint8_t *l4, uint8_t *to,
                                 uint32_t *sum)
 {
-    uint64_t payload = csum_copy(to, l4 + TCP_HDR_LEN, frame->l4_len - TCP_HDR_LEN);
+    uint64_t payload = csum_copy_short(to, l4 + TCP_HDR_LEN, frame->l4_len - TCP_HDR_LEN);
     uint64_t rest;
 
     *sum = CHUNK_SUM_KNOWN | csum_fold16(payload);
