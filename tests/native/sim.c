@@ -47,15 +47,16 @@ static struct stack_config base_config(const struct sim_options *options)
 
 static void open_server(struct sim *sim, const struct sim_options *options)
 {
-    struct device_config device = {.rings = options->shards,
-                                   .links = options->links ? options->links : SIM_CLIENTS_MAX,
-                                   .slots = options->slots};
+    struct device_config device = {
+        .rings = options->shards, .links = SIM_CLIENTS_MAX, .seed = options->seed + 100};
     struct stack_config config = base_config(options);
     uint64_t secret[2] = {options->seed + 1, 2};
     char name[64];
     char error[PORT_ERROR_MAX] = "";
 
     snprintf(name, sizeof(name), "mem:sim-%d", getpid());
+    snprintf(device.faults, sizeof(device.faults), "%s",
+             options->device_faults ? options->device_faults : "");
     must(device_open(&sim->device, name, &device, error), "device", error);
     config.ip = htonl(server_ip);
     config.shards = options->shards;
@@ -65,6 +66,7 @@ static void open_server(struct sim *sim, const struct sim_options *options)
         config.listeners_n = (uint8_t)(i + 1);
     }
     must(server_create(&sim->server, sim->device, &config, secret, error), "server", error);
+    memcpy(sim->server->cluster.flow_key, secret, sizeof(secret)); /* two runs are the same */
     for (uint32_t i = 0; i < options->shards; i++) {
         sim_restart_shard(sim, i);
     }
@@ -91,6 +93,7 @@ static void open_client(struct sim *sim, uint32_t index, const struct sim_option
     client->device.ports[0] = client->port;
     must(server_create(&client->server, &client->device, &client->config, secret, error), "client",
          error);
+    memcpy(client->server->cluster.flow_key, secret, sizeof(secret));
     server_worker_init(client->server, 0, &client->worker);
     must(worker_adopt(&client->worker, sim->now_us, &adopted, &adopted), "adopt", error);
 }
