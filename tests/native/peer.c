@@ -108,6 +108,7 @@ static void take_answer(struct peer *peer, const uint8_t *frame, uint32_t len)
                               .len = (uint16_t)(tcp_len - header),
                               .flags = tcp.flags,
                               .wscale = UINT8_MAX,
+                              .to_port = ntohs(tcp.dst_port),
                               .at_us = peer->sim.now_us};
     parse_options(answer, ip + IPV4_HDR_LEN + TCP_HDR_LEN, header - TCP_HDR_LEN);
     memcpy(answer->payload, ip + IPV4_HDR_LEN + header, answer->len);
@@ -144,7 +145,7 @@ const struct answer *peer_next(struct peer *peer)
     return peer->read < peer->answers_n ? &peer->answers[peer->read++] : NULL;
 }
 
-void peer_send(struct peer *peer, const struct send *send)
+void peer_post(struct peer *peer, const struct send *send)
 {
     uint8_t frame[2048] = {0};
     uint32_t len = send->len || !send->payload ? send->len : (uint32_t)strlen(send->payload);
@@ -177,8 +178,14 @@ void peer_send(struct peer *peer, const struct send *send)
         memcpy(l4 + TCP_HDR_LEN + send->options_len, send->payload, len);
     }
     tcp.check = csum_fold(csum_add(l4, tcp_len, csum_pseudo(ip.src, ip.dst, PROTO_TCP, tcp_len)));
+    tcp.check = (uint16_t)(tcp.check ^ (send->damaged ? 1 : 0));
     memcpy(l4 + offsetof(struct wire_tcp, check), &tcp.check, sizeof(tcp.check));
     put_frame(peer, frame, ETH_HDR_LEN + IPV4_HDR_LEN + tcp_len);
+}
+
+void peer_send(struct peer *peer, const struct send *send)
+{
+    peer_post(peer, send);
     peer_run(peer, 200);
 }
 

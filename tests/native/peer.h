@@ -19,6 +19,7 @@ struct answer {
     uint16_t mss; /* in a SYN; 0: none */
     uint8_t flags;
     uint8_t wscale; /* UINT8_MAX: none */
+    uint16_t to_port;
     uint64_t at_us;
     uint8_t payload[PEER_PAYLOAD_MAX];
 };
@@ -46,12 +47,15 @@ struct send {
     uint32_t len;        /* 0: strlen of the payload */
     const uint8_t *options;
     uint32_t options_len; /* a multiple of four */
+    bool damaged;         /* a wrong checksum */
 };
 
 void peer_open(struct peer *peer);
 /* Ends with the laws. */
 void peer_close(struct peer *peer);
 void peer_send(struct peer *peer, const struct send *send);
+/* The same, but time stands still: several segments are one burst. */
+void peer_post(struct peer *peer, const struct send *send);
 /* Lets time pass; answers are collected. */
 void peer_run(struct peer *peer, uint64_t us);
 /* The next answer not yet looked at; NULL: none came. */

@@ -47,14 +47,17 @@ static struct stack_config base_config(const struct sim_options *options)
 
 static void open_server(struct sim *sim, const struct sim_options *options)
 {
-    struct device_config device = {
-        .rings = options->shards, .links = SIM_CLIENTS_MAX, .seed = options->seed + 100};
+    static uint32_t opened; /* two clusters may run side by side, alike but for the name */
+    struct device_config device = {.rings = options->shards,
+                                   .links = SIM_CLIENTS_MAX,
+                                   .seed = options->seed + 100,
+                                   .mac = {0x02, 0, 0, 0, 0, 0xfe}};
     struct stack_config config = base_config(options);
     uint64_t secret[2] = {options->seed + 1, 2};
     char name[64];
     char error[PORT_ERROR_MAX] = "";
 
-    snprintf(name, sizeof(name), "mem:sim-%d", getpid());
+    snprintf(name, sizeof(name), "mem:sim-%d-%u", getpid(), opened++);
     snprintf(device.faults, sizeof(device.faults), "%s",
              options->device_faults ? options->device_faults : "");
     must(device_open(&sim->device, name, &device, error), "device", error);

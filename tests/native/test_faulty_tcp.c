@@ -4,11 +4,10 @@
  */
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
-#include "base/hash.h"
 #include "check.h"
 #include "talk.h"
+#include "trace.h"
 
 /* Of the long conversation. */
 #ifdef __SANITIZE_ADDRESS__
@@ -23,82 +22,11 @@ enum {
 
 static const char bad_wire[] = "drop=5%,reorder=5%,dup=2%,corrupt=0.1%";
 
-/* Every frame at every ring, with its virtual time, into one hash. */
-struct tap {
-    struct port *port;
-    const struct port_ops *inner;
-    struct port_ops ops;
-    uint32_t rx_next;
-    uint32_t tx_next;
-};
-
-static struct {
-    struct tap tap[8];
-    uint32_t taps;
-    uint64_t hash;
-    uint64_t frames;
-} trace;
-
-static struct tap *tap_of(const struct port *port)
-{
-    uint32_t i = 0;
-
-    while (trace.tap[i].port != port) {
-        i++;
-    }
-    return &trace.tap[i];
-}
-
-static uint32_t trace_slots(const struct nm_ring *ring, uint32_t from, uint32_t to, uint64_t now_us)
-{
-    for (uint32_t at = from; at != to; at = nm_ring_next(ring, at)) {
-        uint64_t key[2] = {trace.hash, now_us};
-
-        trace.hash = siphash24(key, nm_ring_buf(ring, at), ring->slot[at].len);
-        trace.frames++;
-    }
-    return to;
-}
-
-static int traced_rx_sync(struct port *port, uint64_t now_us)
-{
-    struct tap *tap = tap_of(port);
-    int code = tap->inner->rx_sync(port, now_us);
-
-    tap->rx_next = trace_slots(port->rx, tap->rx_next, nm_ring_tail(port->rx), now_us);
-    return code;
-}
-
-static int traced_tx_sync(struct port *port, uint64_t now_us)
-{
-    struct tap *tap = tap_of(port);
-
-    tap->tx_next = trace_slots(port->tx, tap->tx_next, port->tx->head, now_us);
-    return tap->inner->tx_sync(port, now_us);
-}
-
-static void tap_port(struct port *port)
-{
-    struct tap *tap = &trace.tap[trace.taps++];
-
-    *tap = (struct tap){.port = port, .inner = port->ops, .ops = *port->ops};
-    tap->rx_next = nm_ring_tail(port->rx);
-    tap->tx_next = port->tx->head;
-    tap->ops.rx_sync = traced_rx_sync;
-    tap->ops.tx_sync = traced_tx_sync;
-    port->ops = &tap->ops;
-}
-
-static void untap_ports(void)
-{
-    for (uint32_t i = 0; i < trace.taps; i++) {
-        trace.tap[i].port->ops = trace.tap[i].inner;
-    }
-}
-
 /* Two shards and a client, all on bad wires. */
 static uint64_t traced_run(uint64_t seed)
 {
+    uint64_t frames;
+    uint64_t hash;
     struct sim sim;
 
     sim_open(&sim, &(struct sim_options){.shards = 2,
@@ -106,16 +34,13 @@ static uint64_t traced_run(uint64_t seed)
                                          .seed = seed,
                                          .faults = bad_wire,
                                          .device_faults = "drop=1%,dup=1%,reorder=1%"});
-    memset(&trace, 0, sizeof(trace));
-    tap_port(&sim.device->ports[0]);
-    tap_port(&sim.device->ports[1]);
-    tap_port(&sim.client[0].device.ports[0]);
+    trace_sim(&sim);
     talk_echo(&sim, 32, 100000, 600000000);
     sim_run(&sim, 5000000);
-    untap_ports();
-    CHECK(trace.frames > 10000);
+    hash = trace_end(&frames);
+    CHECK(frames > 10000);
     sim_close(&sim);
-    return trace.hash;
+    return hash;
 }
 
 static void two_runs_leave_the_same_trace(void)
