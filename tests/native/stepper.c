@@ -14,8 +14,18 @@
 
 enum {
     CHILDREN_MAX = 8,
-    STEPS_MAX = 700, /* instructions of one child before the next begins */
 };
+
+/* Instructions of one child before the next begins. */
+#ifdef __SANITIZE_ADDRESS__
+enum {
+    STEPS_MAX = 2500
+};
+#else
+enum {
+    STEPS_MAX = 700
+};
+#endif
 
 /* A child that has stopped before its first instruction of `act`. */
 static pid_t start(void (*act)(void *arg), void *arg, int *status)
