@@ -47,8 +47,13 @@ static void announce(struct peer *peer)
 
 void peer_open(struct peer *peer)
 {
+    peer_open_shards(peer, 1);
+}
+
+void peer_open_shards(struct peer *peer, uint32_t shards)
+{
     memset(peer, 0, sizeof(*peer));
-    sim_open(&peer->sim, &(struct sim_options){.shards = 1, .conns = 64, .seed = 5});
+    sim_open(&peer->sim, &(struct sim_options){.shards = shards, .conns = 64, .seed = 5});
     CHECK_EQ(mem_attach_local(&peer->attachment, peer->sim.device), 0);
     peer->port = mem_attachment_port(peer->attachment);
     peer->local_port = 40000;

@@ -51,6 +51,8 @@ struct send {
 };
 
 void peer_open(struct peer *peer);
+/* The same before several shards. */
+void peer_open_shards(struct peer *peer, uint32_t shards);
 /* Ends with the laws. */
 void peer_close(struct peer *peer);
 void peer_send(struct peer *peer, const struct send *send);

@@ -9,6 +9,7 @@
 
 #include "base/hash.h"
 #include "check.h"
+#include "ports/mem.h"
 #include "service/service.h"
 #include "worker/rx.h"
 
@@ -140,6 +141,9 @@ void sim_close(struct sim *sim)
 
 void sim_step(struct sim *sim)
 {
+    if (sim->before_step) {
+        sim->before_step(sim);
+    }
     for (uint32_t i = 0; i < sim->clients; i++) {
         CHECK(worker_turn(&sim->client[i].worker, sim->now_us) >= 0);
     }
@@ -180,14 +184,24 @@ uint32_t sim_connect(struct sim *sim, uint32_t client, uint16_t from_port, uint1
     return conn;
 }
 
+void sim_direct(struct sim *sim, uint32_t ring)
+{
+    struct mem_device *mem = sim->device->priv;
+
+    memset(mem->shared->rss.table, (int)ring, sizeof(mem->shared->rss.table));
+}
+
+void sim_stop_shard(struct sim *sim, uint32_t shard)
+{
+    sim->alive[shard] = false;
+}
+
 void sim_restart_shard(struct sim *sim, uint32_t shard)
 {
     uint32_t adopted;
     uint32_t dropped;
 
-    if (sim->alive[shard]) {
-        stack_detach(&sim->worker[shard].stack);
-    }
+    stack_detach(&sim->worker[shard].stack);
     server_worker_init(sim->server, shard, &sim->worker[shard]);
     must(worker_adopt(&sim->worker[shard], sim->now_us, &adopted, &dropped), "adopt", "");
     sim->alive[shard] = true;
