@@ -19,7 +19,6 @@ enum {
     REORDER_MAX = 8,        /* frames that may overtake */
     REORDER_HOLD_US = 2000, /* a frame that nothing overtakes goes on after this */
     PPM = 1000000,
-    SPEC_MAX = 128, /* as in struct device_config */
 };
 
 enum direction {
