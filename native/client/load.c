@@ -120,11 +120,15 @@ void load_received(struct load *load, uint32_t index, const void *bytes, uint64_
     struct load_conn *conn = &load->conns[index];
     struct ss_load_stats *stats = load->stats;
     uint64_t size = load->options->size;
+    uint64_t owed = conn->sent - conn->received;
+    uint64_t extra = len > owed ? len - owed : 0; /* never sent: wrong, whatever it says */
     uint64_t first = conn->received / size;
-    uint64_t last = (conn->received + len) / size;
+    uint64_t last = (conn->received + len - extra) / size;
     uint64_t *slots = &load->sent_ns[(size_t)index * load->options->pipeline];
     uint64_t now_us = now_ns / 1000;
 
+    stats->mismatched_bytes += extra;
+    len -= extra;
     stats->mismatched_bytes += pattern_check(conn->pattern, conn->received, bytes, len);
     for (uint64_t message = first; message < last; message++) {
         histogram_record(stats->latency, now_ns - slots[message % load->options->pipeline]);

@@ -13,12 +13,12 @@
 
 enum {
     SLOTS = 1024,
-    HELD_MAX = 64,
+    HELD_MAX = 256,
     HELD_BYTES = 2048,
+    SPEC_MAX = 127,
     REORDER_MAX = 8,        /* frames that may overtake */
     REORDER_HOLD_US = 2000, /* a frame that nothing overtakes goes on after this */
     PPM = 1000000,
-    SPEC_MAX = 128, /* as in struct device_config */
 };
 
 enum direction {
@@ -38,6 +38,7 @@ struct fault_rates {
 struct held {
     uint32_t used;
     uint32_t len;
+    uint64_t order; /* frames due at one time go on in this order */
     uint64_t due_us;
     uint64_t due_frame; /* goes on once this many frames have passed */
     uint8_t bytes[HELD_BYTES];
@@ -46,6 +47,8 @@ struct held {
 /* Shared with a successor. */
 struct faulty_state {
     uint64_t frames[2];
+    uint64_t orders[2];
+    uint32_t held_n[2]; /* at least as many as are used */
     struct held held[2][HELD_MAX];
     struct port_counters counters;
 };
@@ -89,63 +92,102 @@ static uint32_t room(const struct passage *passage)
     return nm_ring_distance(passage->to, passage->to_at, passage->to_end);
 }
 
-static bool put(struct passage *passage, const uint8_t *bytes, uint32_t len)
+/* Where the bytes lie now; NULL: no room. */
+static uint8_t *put(struct passage *passage, const uint8_t *bytes, uint32_t len)
 {
     struct nm_slot *slot = &passage->to->slot[passage->to_at];
+    uint8_t *to = nm_ring_buf(passage->to, passage->to_at);
 
     if (room(passage) == 0 || len > passage->to->nr_buf_size) {
-        return false;
+        return NULL;
     }
-    memcpy(nm_ring_buf(passage->to, passage->to_at), bytes, len);
+    memcpy(to, bytes, len);
     slot->len = (uint16_t)len;
     slot->flags = 0;
     passage->to_at = nm_ring_next(passage->to, passage->to_at);
-    return true;
+    return to;
 }
 
-static bool hold(struct faulty *faulty, const struct passage *passage, uint64_t due_frame,
-                 uint64_t due_us)
-{
-    uint32_t len = passage->from->slot[passage->from_at].len;
+/* When a frame goes on; due_us 0: at once. */
+struct fate {
+    uint64_t due_frame;
+    uint64_t due_us;
+};
 
-    for (uint32_t i = 0; i < HELD_MAX && len <= HELD_BYTES; i++) {
-        struct held *held = &faulty->state->held[passage->direction][i];
+/* Where the copy lies; NULL: too many are held. */
+static uint8_t *hold(struct faulty *faulty, const struct passage *passage, const struct fate *fate,
+                     const struct nm_slot *slot)
+{
+    struct faulty_state *state = faulty->state;
+
+    for (uint32_t i = 0; i < HELD_MAX && slot->len <= HELD_BYTES; i++) {
+        struct held *held = &state->held[passage->direction][i];
 
         if (held->used) {
             continue;
         }
-        held->len = len;
-        held->due_frame = due_frame;
-        held->due_us = due_us;
-        memcpy(held->bytes, nm_ring_buf(passage->from, passage->from_at), len);
+        held->len = slot->len;
+        held->order = state->orders[passage->direction]++;
+        held->due_frame = fate->due_frame;
+        held->due_us = fate->due_us;
+        memcpy(held->bytes, nm_ring_buf(passage->from, passage->from_at), slot->len);
+        state->held_n[passage->direction]++;
         held->used = 1;
-        return true;
+        return held->bytes;
     }
-    return false;
+    return NULL;
+}
+
+/* The first of those that are due; NULL: none. */
+static struct held *next_due(struct faulty *faulty, const struct passage *passage)
+{
+    struct held *next = NULL;
+
+    for (uint32_t i = 0; i < HELD_MAX; i++) {
+        struct held *held = &faulty->state->held[passage->direction][i];
+        bool due = held->used && (faulty->state->frames[passage->direction] >= held->due_frame ||
+                                  passage->now_us >= held->due_us);
+
+        if (due && (!next || held->order < next->order)) {
+            next = held;
+        }
+    }
+    return next;
 }
 
 static void release_held(struct faulty *faulty, struct passage *passage)
 {
-    for (uint32_t i = 0; i < HELD_MAX; i++) {
-        struct held *held = &faulty->state->held[passage->direction][i];
+    struct held *held;
 
-        if (held->used && (faulty->state->frames[passage->direction] >= held->due_frame ||
-                           passage->now_us >= held->due_us)) {
-            if (!put(passage, held->bytes, held->len)) {
-                return;
-            }
-            held->used = 0;
-        }
+    while (faulty->state->held_n[passage->direction] > 0 &&
+           (held = next_due(faulty, passage)) != NULL && put(passage, held->bytes, held->len)) {
+        held->used = 0;
+        faulty->state->held_n[passage->direction]--;
     }
 }
 
-static void corrupt(const struct faulty *faulty, const struct passage *passage, uint64_t k,
-                    uint32_t at)
+static struct fate fate_of(const struct faulty *faulty, const struct passage *passage, uint64_t k)
 {
-    uint32_t len = passage->to->slot[at].len;
-    uint64_t bit = draw(faulty, passage->direction, k, 5) % ((uint64_t)len * 8);
+    const struct fault_rates *rates = &faulty->rates[passage->direction];
+    uint64_t delayed_us = rates->delay_us > 0 ? passage->now_us + rates->delay_us : 0;
 
-    nm_ring_buf(passage->to, at)[bit / 8] ^= (uint8_t)(1u << bit % 8);
+    if (!befalls(faulty, passage->direction, k, 2, rates->reorder)) {
+        return (struct fate){.due_frame = UINT64_MAX, .due_us = delayed_us};
+    }
+    if (rates->delay_us > 0) { /* those behind it overtake when their own delay is over */
+        return (struct fate){.due_frame = UINT64_MAX, .due_us = delayed_us + REORDER_HOLD_US};
+    }
+    return (struct fate){.due_frame = k + 2 + draw(faulty, passage->direction, k, 3) % REORDER_MAX,
+                         .due_us = passage->now_us + REORDER_HOLD_US};
+}
+
+/* One copy goes on, at once or later; where it lies. There is room in the ring. */
+static uint8_t *pass_copy(struct faulty *faulty, struct passage *passage, const struct fate *fate)
+{
+    const struct nm_slot *slot = &passage->from->slot[passage->from_at];
+    uint8_t *bytes = fate->due_us > 0 ? hold(faulty, passage, fate, slot) : NULL;
+
+    return bytes ? bytes : put(passage, nm_ring_buf(passage->from, passage->from_at), slot->len);
 }
 
 /* One single-slot frame: its fate, and whether there was room for it. */
@@ -153,31 +195,26 @@ static bool pass_single(struct faulty *faulty, struct passage *passage, uint64_t
 {
     const struct fault_rates *rates = &faulty->rates[passage->direction];
     enum direction direction = passage->direction;
-    const uint8_t *bytes = nm_ring_buf(passage->from, passage->from_at);
-    uint32_t len = passage->from->slot[passage->from_at].len;
-    uint32_t at = passage->to_at;
+    uint32_t bits = passage->from->slot[passage->from_at].len * 8u;
+    struct fate fate;
+    uint8_t *bytes;
 
-    if (room(passage) < 2) {
+    if (room(passage) < 2 ||
+        (rates->delay_us > 0 && faulty->state->held_n[direction] > HELD_MAX - 2)) {
         return false;
     }
     if (befalls(faulty, direction, k, 1, rates->drop)) {
         return true;
     }
-    if (rates->delay_us > 0 &&
-        hold(faulty, passage, UINT64_MAX, passage->now_us + rates->delay_us)) {
-        return true;
-    }
-    if (befalls(faulty, direction, k, 2, rates->reorder) &&
-        hold(faulty, passage, k + 2 + draw(faulty, direction, k, 3) % REORDER_MAX,
-             passage->now_us + REORDER_HOLD_US)) {
-        return true;
-    }
-    put(passage, bytes, len);
-    if (len > 0 && befalls(faulty, direction, k, 4, rates->corrupt)) {
-        corrupt(faulty, passage, k, at);
+    fate = fate_of(faulty, passage, k);
+    bytes = pass_copy(faulty, passage, &fate);
+    if (bytes && bits > 0 && befalls(faulty, direction, k, 4, rates->corrupt)) {
+        uint64_t bit = draw(faulty, direction, k, 5) % bits;
+
+        bytes[bit / 8] ^= (uint8_t)(1u << bit % 8);
     }
     if (befalls(faulty, direction, k, 6, rates->dup)) {
-        put(passage, bytes, len);
+        pass_copy(faulty, passage, &fate);
     }
     return true;
 }
@@ -309,22 +346,14 @@ static int faulty_tx_sync(struct port *port, uint64_t now_us)
     return faulty->inner.ops->tx_sync(&faulty->inner, now_us);
 }
 
-static bool holds_frames(const struct faulty *faulty)
-{
-    for (uint32_t i = 0; i < HELD_MAX; i++) {
-        if (faulty->state->held[RX][i].used || faulty->state->held[TX][i].used) {
-            return true;
-        }
-    }
-    return false;
-}
-
 static int faulty_sleep_arm(struct port *port)
 {
     struct faulty *faulty = faulty_of(port);
     int armed = faulty->inner.ops->sleep_arm(&faulty->inner);
 
-    return armed != 0 ? armed : holds_frames(faulty) || port->rx->head != port->rx->tail;
+    return armed != 0 ? armed
+                      : faulty->state->held_n[RX] + faulty->state->held_n[TX] > 0 ||
+                            port->rx->head != port->rx->tail;
 }
 
 static void faulty_sleep_disarm(struct port *port)
@@ -411,15 +440,16 @@ static bool parse_item(struct faulty *faulty, char *item)
 
 static int parse_spec(struct faulty *faulty, const char *spec, char *error)
 {
-    char copy[SPEC_MAX];
+    char copy[SPEC_MAX + 1];
     char *rest = copy;
     char *item;
 
-    if ((size_t)snprintf(copy, sizeof(copy), "%s", spec) >= sizeof(copy)) {
-        snprintf(error, PORT_ERROR_MAX, "faults: longer than %d characters: name fewer",
-                 SPEC_MAX - 1);
+    if (strlen(spec) > SPEC_MAX) {
+        snprintf(error, PORT_ERROR_MAX, "faults: \"%.16s...\" is too long: give %d characters",
+                 spec, SPEC_MAX);
         return -EINVAL;
     }
+    snprintf(copy, sizeof(copy), "%s", spec);
     while ((item = strsep(&rest, ",")) != NULL) {
         char shown[64];
 
@@ -441,6 +471,7 @@ int faulty_wrap(struct port *port, const char *spec, uint64_t seed, char *error)
     int code;
 
     if (!faulty) {
+        snprintf(error, PORT_ERROR_MAX, "faults: out of memory");
         return -ENOMEM;
     }
     faulty->inner = *port;
@@ -449,6 +480,7 @@ int faulty_wrap(struct port *port, const char *spec, uint64_t seed, char *error)
     if (code == 0) {
         code = swring_create(&faulty->rings, SLOTS, port->rx->nr_buf_size,
                              sizeof(struct faulty_state));
+        snprintf(error, PORT_ERROR_MAX, "faults: no memory for rings (errno %d)", -code);
     }
     if (code != 0) {
         free(faulty);

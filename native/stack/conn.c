@@ -181,7 +181,8 @@ struct conn_active *conn_activate(struct stack *stack, uint32_t conn)
     index = stack->active_free[--shared->active_free_n];
     ENSURE(index < stack->config->actives_max);
     active = active_touch_all(stack, index);
-    *active = (struct conn_active){.conn = conn, .cur_chunk = NONE, .spare_chunk = NONE};
+    *active = (struct conn_active){
+        .conn = conn, .cur_chunk = NONE, .spare_chunk = NONE, .flags = stack->active_flags};
     queue_init(&active->snd);
     queue_init(&active->rcv);
     queue_init(&active->ooo);

@@ -90,6 +90,7 @@ enum active_flag {
     ACTIVE_FIN_HELD = 4, /* a FIN arrived out of order at fin_seq */
     ACTIVE_RESEND = 8,   /* the segment at snd_una goes again in this turn */
     ACTIVE_PROBE = 16,   /* one byte goes beyond the closed window in this turn */
+    ACTIVE_SLOW = 32,    /* tests: no header prediction; costs the usual packet nothing */
 };
 
 struct chunk_queue {

@@ -84,6 +84,7 @@ bool directory_find(const struct directory *directory, uint64_t hash, uint32_t *
 /* After our tentative entry stands: does anybody else claim the same flow? */
 static bool contested(const struct directory *directory, uint64_t hash, size_t mine)
 {
+    atomic_thread_fence(memory_order_seq_cst); /* ours stands before we look: one of two sees */
     for (uint32_t k = 0; k < CANDIDATES; k++) {
         size_t at = place(directory, hash, k);
 
@@ -94,16 +95,23 @@ static bool contested(const struct directory *directory, uint64_t hash, size_t m
     return false;
 }
 
-/* What stands there already. CLAIM_FULL: nothing of this flow; `spare` is a free place, if any. */
+/*
+ * What stands there already. CLAIM_FULL: nothing of this flow; `spare` is a free place, if any, in
+ * the emptier bucket: so both fill evenly, and none is full before the table nearly is.
+ */
 static enum directory_claim look(const struct directory *directory, uint64_t hash, uint32_t shard,
                                  uint32_t *owner, size_t *spare)
 {
-    for (uint32_t k = CANDIDATES; k-- > 0;) {
+    size_t last[2] = {SIZE_MAX, SIZE_MAX}; /* a free place in each bucket */
+    uint32_t room[2] = {0, 0};
+
+    for (uint32_t k = 0; k < CANDIDATES; k++) {
         size_t at = place(directory, hash, k);
         uint64_t entry = load(directory, at);
 
         if (entry == 0) {
-            *spare = at;
+            last[k / WAYS] = at;
+            room[k / WAYS]++;
         } else if (same_flow(entry, hash)) {
             *owner = shard_of(entry);
             if (entry & TENTATIVE) {
@@ -112,6 +120,7 @@ static enum directory_claim look(const struct directory *directory, uint64_t has
             return *owner == shard ? CLAIM_MINE : CLAIM_OTHER;
         }
     }
+    *spare = last[room[1] > room[0]];
     return CLAIM_FULL;
 }
 

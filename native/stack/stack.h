@@ -143,10 +143,11 @@ struct stack {
     uint32_t clears_n;
     uint32_t *chunk_freed; /* not yet in the free list: nobody may overwrite them */
     uint32_t chunk_freed_n;
-    bool opened;      /* in this burst: a frame's connection may be another by now */
-    bool commit_soon; /* what the commit frees is needed, or its lists are full */
-    uint32_t settled; /* frames[] below have their verdict */
-    uint32_t counted; /* frames[] below are in the statistics */
+    bool opened;           /* in this burst: a frame's connection may be another by now */
+    bool commit_soon;      /* what the commit frees is needed, or its lists are full */
+    uint32_t settled;      /* frames[] below have their verdict */
+    uint32_t counted;      /* frames[] below are in the statistics */
+    uint32_t active_flags; /* of a new active record: 0, or ACTIVE_SLOW in tests */
     struct frame frames[BURST_MAX + 1]; /* one more: the frame after may be looked at */
 };
 

@@ -10,10 +10,7 @@
 #include "base/wire.h"
 #include "check.h"
 
-static const uint32_t peer_ip = 0x0a4d00c8; /* 10.77.0.200 */
-static const uint32_t shard_ip = 0x0a4d0001;
-
-static void put_frame(struct peer *peer, const uint8_t *frame, uint32_t len)
+void peer_put(struct peer *peer, const uint8_t *frame, uint32_t len)
 {
     struct nm_ring *ring = peer->port->tx;
 
@@ -33,8 +30,8 @@ static void announce(struct peer *peer)
                            .hlen = 6,
                            .plen = 4,
                            .oper = htons(1),
-                           .spa = htonl(peer_ip),
-                           .tpa = htonl(shard_ip)};
+                           .spa = htonl(PEER_IP),
+                           .tpa = htonl(SHARD_IP)};
 
     memcpy(arp.sha, mem_attachment_mac(peer->attachment, false), 6);
     memset(frame, 0xff, 6);
@@ -42,15 +39,21 @@ static void announce(struct peer *peer)
     frame[12] = 0x08;
     frame[13] = 0x06;
     memcpy(frame + ETH_HDR_LEN, &arp, sizeof(arp));
-    put_frame(peer, frame, sizeof(frame));
+    peer_put(peer, frame, sizeof(frame));
 }
 
 void peer_open(struct peer *peer)
 {
+    peer_open_shards(peer, 1);
+}
+
+void peer_open_shards(struct peer *peer, uint32_t shards)
+{
     memset(peer, 0, sizeof(*peer));
-    sim_open(&peer->sim, &(struct sim_options){.shards = 1, .conns = 64, .seed = 5});
+    sim_open(&peer->sim, &(struct sim_options){.shards = shards, .conns = 64, .seed = 5});
     CHECK_EQ(mem_attach_local(&peer->attachment, peer->sim.device), 0);
     peer->port = mem_attachment_port(peer->attachment);
+    peer->ip = PEER_IP;
     peer->local_port = 40000;
     announce(peer);
     peer_run(peer, 1000);
@@ -108,6 +111,7 @@ static void take_answer(struct peer *peer, const uint8_t *frame, uint32_t len)
                               .len = (uint16_t)(tcp_len - header),
                               .flags = tcp.flags,
                               .wscale = UINT8_MAX,
+                              .to_port = ntohs(tcp.dst_port),
                               .at_us = peer->sim.now_us};
     parse_options(answer, ip + IPV4_HDR_LEN + TCP_HDR_LEN, header - TCP_HDR_LEN);
     memcpy(answer->payload, ip + IPV4_HDR_LEN + header, answer->len);
@@ -120,7 +124,12 @@ static void collect(struct peer *peer)
 
     peer->port->ops->rx_sync(peer->port, peer->sim.now_us);
     while (!nm_ring_empty(ring)) {
-        take_answer(peer, nm_ring_buf(ring, ring->head), ring->slot[ring->head].len);
+        const uint8_t *frame = nm_ring_buf(ring, ring->head);
+
+        if (peer->tap) {
+            peer->tap(peer, frame, ring->slot[ring->head].len);
+        }
+        take_answer(peer, frame, ring->slot[ring->head].len);
         nm_ring_give(ring, nm_ring_next(ring, ring->head));
     }
 }
@@ -144,7 +153,7 @@ const struct answer *peer_next(struct peer *peer)
     return peer->read < peer->answers_n ? &peer->answers[peer->read++] : NULL;
 }
 
-void peer_send(struct peer *peer, const struct send *send)
+void peer_post(struct peer *peer, const struct send *send)
 {
     uint8_t frame[2048] = {0};
     uint32_t len = send->len || !send->payload ? send->len : (uint32_t)strlen(send->payload);
@@ -161,8 +170,8 @@ void peer_send(struct peer *peer, const struct send *send)
                            .total_len = htons((uint16_t)(IPV4_HDR_LEN + tcp_len)),
                            .ttl = 64,
                            .protocol = PROTO_TCP,
-                           .src = htonl(peer_ip),
-                           .dst = htonl(shard_ip)};
+                           .src = htonl(peer->ip),
+                           .dst = htonl(SHARD_IP)};
 
     memcpy(frame, mem_attachment_mac(peer->attachment, true), 6);
     memcpy(frame + 6, mem_attachment_mac(peer->attachment, false), 6);
@@ -177,8 +186,14 @@ void peer_send(struct peer *peer, const struct send *send)
         memcpy(l4 + TCP_HDR_LEN + send->options_len, send->payload, len);
     }
     tcp.check = csum_fold(csum_add(l4, tcp_len, csum_pseudo(ip.src, ip.dst, PROTO_TCP, tcp_len)));
+    tcp.check = (uint16_t)(tcp.check ^ (send->damaged ? 1 : 0));
     memcpy(l4 + offsetof(struct wire_tcp, check), &tcp.check, sizeof(tcp.check));
-    put_frame(peer, frame, ETH_HDR_LEN + IPV4_HDR_LEN + tcp_len);
+    peer_put(peer, frame, ETH_HDR_LEN + IPV4_HDR_LEN + tcp_len);
+}
+
+void peer_send(struct peer *peer, const struct send *send)
+{
+    peer_post(peer, send);
     peer_run(peer, 200);
 }
 

@@ -8,6 +8,8 @@
 enum {
     PEER_ANSWERS_MAX = 256,
     PEER_PAYLOAD_MAX = 2000,
+    PEER_IP = 0x0a4d00c8,  /* 10.77.0.200 */
+    SHARD_IP = 0x0a4d0001, /* 10.77.0.1 */
 };
 
 /* A segment that the shard sent. */
@@ -19,6 +21,7 @@ struct answer {
     uint16_t mss; /* in a SYN; 0: none */
     uint8_t flags;
     uint8_t wscale; /* UINT8_MAX: none */
+    uint16_t to_port;
     uint64_t at_us;
     uint8_t payload[PEER_PAYLOAD_MAX];
 };
@@ -27,6 +30,7 @@ struct peer {
     struct sim sim;
     struct mem_attachment *attachment;
     struct port *port;
+    uint32_t ip; /* ours, host order */
     uint16_t local_port;
     uint16_t tcp_port;
     uint32_t iss; /* ours */
@@ -34,6 +38,8 @@ struct peer {
     struct answer answers[PEER_ANSWERS_MAX];
     uint32_t answers_n;
     uint32_t read; /* answers already expected */
+    /* Sees every frame that the shard sends; NULL: only TCP is looked at. */
+    void (*tap)(struct peer *peer, const uint8_t *frame, uint32_t len);
 };
 
 /* What one segment is; seq and ack are relative to the initial numbers. */
@@ -46,12 +52,19 @@ struct send {
     uint32_t len;        /* 0: strlen of the payload */
     const uint8_t *options;
     uint32_t options_len; /* a multiple of four */
+    bool damaged;         /* a wrong checksum */
 };
 
 void peer_open(struct peer *peer);
+/* The same before several shards. */
+void peer_open_shards(struct peer *peer, uint32_t shards);
 /* Ends with the laws. */
 void peer_close(struct peer *peer);
 void peer_send(struct peer *peer, const struct send *send);
+/* The same, but time stands still: several segments are one burst. */
+void peer_post(struct peer *peer, const struct send *send);
+/* Any frame. */
+void peer_put(struct peer *peer, const uint8_t *frame, uint32_t len);
 /* Lets time pass; answers are collected. */
 void peer_run(struct peer *peer, uint64_t us);
 /* The next answer not yet looked at; NULL: none came. */

@@ -9,6 +9,7 @@
 
 #include "base/hash.h"
 #include "check.h"
+#include "ports/mem.h"
 #include "service/service.h"
 #include "worker/rx.h"
 
@@ -47,15 +48,19 @@ static struct stack_config base_config(const struct sim_options *options)
 
 static void open_server(struct sim *sim, const struct sim_options *options)
 {
+    static uint32_t opened; /* two clusters may run side by side, alike but for the name */
     struct device_config device = {.rings = options->shards,
-                                   .links = options->links ? options->links : SIM_CLIENTS_MAX,
-                                   .slots = options->slots};
+                                   .links = SIM_CLIENTS_MAX,
+                                   .seed = options->seed + 100,
+                                   .mac = {0x02, 0, 0, 0, 0, 0xfe}};
     struct stack_config config = base_config(options);
     uint64_t secret[2] = {options->seed + 1, 2};
     char name[64];
     char error[PORT_ERROR_MAX] = "";
 
-    snprintf(name, sizeof(name), "mem:sim-%d", getpid());
+    snprintf(name, sizeof(name), "mem:sim-%d-%u", getpid(), opened++);
+    snprintf(device.faults, sizeof(device.faults), "%s",
+             options->device_faults ? options->device_faults : "");
     must(device_open(&sim->device, name, &device, error), "device", error);
     config.ip = htonl(server_ip);
     config.shards = options->shards;
@@ -65,6 +70,7 @@ static void open_server(struct sim *sim, const struct sim_options *options)
         config.listeners_n = (uint8_t)(i + 1);
     }
     must(server_create(&sim->server, sim->device, &config, secret, error), "server", error);
+    memcpy(sim->server->cluster.flow_key, secret, sizeof(secret)); /* two runs are the same */
     for (uint32_t i = 0; i < options->shards; i++) {
         sim_restart_shard(sim, i);
     }
@@ -91,6 +97,7 @@ static void open_client(struct sim *sim, uint32_t index, const struct sim_option
     client->device.ports[0] = client->port;
     must(server_create(&client->server, &client->device, &client->config, secret, error), "client",
          error);
+    memcpy(client->server->cluster.flow_key, secret, sizeof(secret));
     server_worker_init(client->server, 0, &client->worker);
     must(worker_adopt(&client->worker, sim->now_us, &adopted, &adopted), "adopt", error);
 }
@@ -134,6 +141,9 @@ void sim_close(struct sim *sim)
 
 void sim_step(struct sim *sim)
 {
+    if (sim->before_step) {
+        sim->before_step(sim);
+    }
     for (uint32_t i = 0; i < sim->clients; i++) {
         CHECK(worker_turn(&sim->client[i].worker, sim->now_us) >= 0);
     }
@@ -174,14 +184,24 @@ uint32_t sim_connect(struct sim *sim, uint32_t client, uint16_t from_port, uint1
     return conn;
 }
 
+void sim_direct(struct sim *sim, uint32_t ring)
+{
+    struct mem_device *mem = sim->device->priv;
+
+    memset(mem->shared->rss.table, (int)ring, sizeof(mem->shared->rss.table));
+}
+
+void sim_stop_shard(struct sim *sim, uint32_t shard)
+{
+    sim->alive[shard] = false;
+}
+
 void sim_restart_shard(struct sim *sim, uint32_t shard)
 {
     uint32_t adopted;
     uint32_t dropped;
 
-    if (sim->alive[shard]) {
-        stack_detach(&sim->worker[shard].stack);
-    }
+    stack_detach(&sim->worker[shard].stack);
     server_worker_init(sim->server, shard, &sim->worker[shard]);
     must(worker_adopt(&sim->worker[shard], sim->now_us, &adopted, &dropped), "adopt", "");
     sim->alive[shard] = true;

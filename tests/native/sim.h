@@ -16,10 +16,9 @@ struct sim_options {
     uint32_t clients;
     uint32_t conns;
     uint32_t chunks;
-    uint32_t buffers;   /* rcv_buf and snd_buf; 0: 64 KiB */
-    uint32_t links;     /* of the device; 0: SIM_CLIENTS_MAX */
-    uint32_t slots;     /* of its rings; 0: the default */
-    const char *faults; /* on each client's port */
+    uint32_t buffers;          /* rcv_buf and snd_buf; 0: 64 KiB */
+    const char *faults;        /* on each client's port */
+    const char *device_faults; /* on each ring of the device */
     uint64_t seed;
 };
 
@@ -41,6 +40,7 @@ struct sim {
     uint32_t shards;
     uint32_t clients;
     uint64_t now_us;
+    void (*before_step)(struct sim *sim); /* a test's own; NULL: none */
 };
 
 /* Aborts the test program when something cannot be made. */
@@ -52,6 +52,10 @@ void sim_run(struct sim *sim, uint64_t us);
 /* A client stack's service table is this one entry. */
 void sim_client_service(struct sim *sim, uint32_t client, const struct service *const *table,
                         void *data);
+/* The ring that the device gives all flows to from now on, whatever it gave them to before. */
+void sim_direct(struct sim *sim, uint32_t ring);
+/* The shard's worker runs no more, as if killed between two turns; sim_restart_shard. */
+void sim_stop_shard(struct sim *sim, uint32_t shard);
 /* Opens a connection from a client to a TCP port; CONN_NONE: no room. */
 uint32_t sim_connect(struct sim *sim, uint32_t client, uint16_t from_port, uint16_t to_port);
 /* Forgets a shard's process-private state and adopts its arena anew, as after a kill. */

@@ -313,6 +313,23 @@ static void test_must_19_retransmissions_back_off(void)
     reset_and_close(5);
 }
 
+/* Section 3.10.7.4's SND.NXT: what is resent does not move it back. */
+static void acks_amid_a_retransmission_are_in_the_window(void)
+{
+    uint32_t flight;
+
+    peer_open(&peer);
+    peer_connect(&peer, 19);
+    peer_run(&peer, 20000);
+    flight = (peer.answers_n - 1) * 1460;
+    peer_run(&peer, 1500000);
+    CHECK(peer.sim.worker[0].stack.stats->counter[COUNTER_rto_expired] > 0);
+    peer_flush(&peer);
+    say(0, 1, "x"); /* seen before: answered with an ACK */
+    peer_expect(&peer, TCP_ACK, 1 + flight, 1, 0);
+    reset_and_close(1);
+}
+
 static void test_must_36_a_closed_window_is_probed_for_ever(void)
 {
     uint32_t probes = 0;
@@ -465,6 +482,8 @@ int main(int argc, char **argv)
         {"a FIN out of order waits for the hole", a_fin_out_of_order_waits_for_the_hole},
         {"a FIN before held text is not taken", a_fin_before_held_text_is_not_taken},
         {"MUST-19: retransmissions back off", test_must_19_retransmissions_back_off},
+        {"ACKs amid a retransmission are in the window",
+         acks_amid_a_retransmission_are_in_the_window},
         {"MUST-36: a closed window is probed for ever",
          test_must_36_a_closed_window_is_probed_for_ever},
         {"MUST-66: a RST counts at zero window", test_must_66_a_rst_counts_at_zero_window},

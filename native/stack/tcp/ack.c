@@ -4,10 +4,6 @@
 #include "stack/timer.h"
 #include "stack/tcp/tcp.h"
 
-enum {
-    CWND_MAX = 1 << 30,
-};
-
 /* RFC 9293 section 3.10.7.4: newer segments only. True when the window is what it was. */
 static bool update_window(struct stack *stack, uint32_t conn, const struct segment *seg)
 {
@@ -55,7 +51,7 @@ static void grow_window(struct stack *stack, const struct conn_hot *hot, struct 
                         uint32_t acked)
 {
     if (active->cwnd < active->ssthresh) {
-        if (active->cwnd < CWND_MAX) {
+        if (active->cwnd < TCP_CWND_MAX) {
             active->cwnd += min_u32(acked, 2u * hot->mss);
         }
         return;
@@ -64,7 +60,7 @@ static void grow_window(struct stack *stack, const struct conn_hot *hot, struct 
     active->acked_bytes += acked;
     if (active->acked_bytes >= active->cwnd) {
         active->acked_bytes -= active->cwnd;
-        active->cwnd = min_u32(active->cwnd + hot->mss, CWND_MAX);
+        active->cwnd = min_u32(active->cwnd + hot->mss, TCP_CWND_MAX);
     }
 }
 
@@ -150,7 +146,7 @@ static void duplicate_ack(struct stack *stack, uint32_t conn)
     active = active_touch(stack, hot->active);
     hot->dupacks = (uint8_t)min_u32(hot->dupacks + 1u, UINT8_MAX);
     if (active->flags & ACTIVE_RECOVERY) {
-        active->cwnd = min_u32(active->cwnd + hot->mss, CWND_MAX);
+        active->cwnd = min_u32(active->cwnd + hot->mss, TCP_CWND_MAX);
     } else if (hot->dupacks == 3 && seq_ge(hot->snd_una, active->recover)) {
         fast_retransmit(stack, hot, active);
     }

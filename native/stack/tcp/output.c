@@ -377,7 +377,9 @@ static bool send_ack(struct stack *stack, uint32_t conn)
     uint32_t owed = hot->rcv_nxt - hot->rcv_acked;
 
     if ((hot->flags & CONN_ACK_NOW) || owed >= 2u * hot->mss || tcp_window_opened(stack, conn)) {
-        return send_segment(stack, conn, hot->snd_nxt, 0, TCP_ACK);
+        /* after a timeout snd_nxt is old: with it two sides that resend refuse each other's ACKs */
+        return send_segment(stack, conn, hot->flags & CONN_PROBING ? hot->snd_nxt : hot->snd_max, 0,
+                            TCP_ACK);
     }
     if (owed > 0 && hot->delack_at == 0) {
         hot->delack_at = tick_after(stack, stack->config->delack_us);

@@ -112,7 +112,9 @@ static inline void take_ack(struct stack *stack, const struct talk *talk,
         } else {
             chunk_free(stack, active->snd.head);
         }
-        active->cwnd += min_u32(active->snd.bytes, 2u * hot->mss);
+        if (active->cwnd < TCP_CWND_MAX) {
+            active->cwnd += min_u32(active->snd.bytes, 2u * hot->mss);
+        }
         queue_init(&active->snd);
     }
     if ((active->flags & ACTIVE_TIMING) && seq_gt(header->ack, active->rtt_seq)) {

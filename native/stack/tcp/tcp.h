@@ -16,6 +16,7 @@ enum {
     TCP_RTO_SAMPLES = 4, /* samples of the RTT in the time of an RTO, one at a time */
     TCP_RTO_MAX_US = 60000000,
     TCP_PROBE_MAX_US = 60000000,
+    TCP_CWND_MAX = 1 << 30,
 };
 
 struct segment {

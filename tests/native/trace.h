@@ -1,0 +1,8 @@
+/* One hash over every frame at every ring of a simulated cluster, with its virtual time. */
+#pragma once
+#include "sim.h"
+
+/* From now on; one cluster at a time. */
+void trace_sim(struct sim *sim);
+/* The hash since then, and how many frames it covers. */
+uint64_t trace_end(uint64_t *frames);
