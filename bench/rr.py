@@ -1,8 +1,9 @@
 """Requests per second of 64-byte echo, interleaved with the kernel's own echo on the same wire.
 
-bench/rr.py [--connections N] [--pairs N] [--seconds S]. As root. Both servers run on CPU 0 behind
-the same veth pair (offloads at their defaults), the client on CPU 1, one run after the other in
-pairs; the ratio is the median of the pairs. mem: is shown beside it, with our own stack as client.
+bench/rr.py [--connections N] [--pairs N] [--seconds S] [--backends packet,xdp]. As root. All
+servers run on CPU 0 behind the same veth pair (offloads at their defaults), the client on CPU 1,
+one run after the other; each ratio is the median over the rounds. mem: is shown beside it, with our
+own stack as client.
 """
 
 import argparse
@@ -58,34 +59,50 @@ def kernel_echo(wire: netns.Wire) -> Iterator[str]:
 
 
 @contextmanager
-def packet_echo(wire: netns.Wire) -> Iterator[str]:
-    """One worker on CPU 0."""
-    words = ["--device", f"packet:{wire.server_if}", "--workers", "1", "--cpus", "0"]
+def ring_echo(wire: netns.Wire, backend: str) -> Iterator[str]:
+    """One worker on CPU 0. `backend` may carry a mode: xdp:generic."""
+    name, _, mode = backend.partition(":")
+    device = ":".join(part for part in (name, wire.server_if, mode) if part)
+    words = ["--device", device, "--workers", "1", "--cpus", "0"]
     words += ["--ip", f"{wire.service}/24"]
     with running.server(*words, prefix=netns.server_argv(wire, [])):
         yield f"{wire.service}:7"
 
 
 def on_veth(options: argparse.Namespace) -> None:
-    ratios = []
+    ratios: dict[str, list[float]] = {backend: [] for backend in options.backends.split(",")}
     with netns.wire(queues=1) as wire:
-        netns.run_in_client(wire, ["sysctl", "-qw", "net.ipv4.tcp_congestion_control=cubic"])
-        for pair in range(options.pairs):
-            with kernel_echo(wire) as target:
-                theirs = load(netns.client_argv(wire, []), target, options)
-            with packet_echo(wire) as target:
-                ours = load(netns.client_argv(wire, []), target, options)
-            ratios.append(ours["rate"] / theirs["rate"])
-            print(
-                f"pair {pair}: packet {ours['rate']:9.0f}/s p50 {ours['p50']:7.1f} us p99"
-                f" {ours['p99']:7.1f}   epoll {theirs['rate']:9.0f}/s p50 {theirs['p50']:7.1f}"
-                f" p99 {theirs['p99']:7.1f}   ratio {ratios[-1]:.3f}",
-                flush=True,
-            )
+        setting = "sysctl -qw net.ipv4.tcp_congestion_control"
+        netns.run_in_client(wire, ["sh", "-c", f"{setting}=cubic || {setting}=reno"])
+        for number in range(options.pairs):
+            one_round(number, wire, options, ratios)
+    for backend, found in ratios.items():
+        print(
+            f"veth, {options.connections} connections, {backend}/epoll:"
+            f" median {statistics.median(found):.3f}"
+            f" ({min(found):.3f} to {max(found):.3f}, {len(found)} rounds)"
+        )
+
+
+def one_round(
+    number: int, wire: netns.Wire, options: argparse.Namespace, ratios: dict[str, list[float]]
+) -> None:
+    """The kernel's echo, then ours on each backend."""
+    with kernel_echo(wire) as target:
+        theirs = load(netns.client_argv(wire, []), target, options)
+    show(number, "epoll", theirs, 1.0)
+    for backend, found in ratios.items():
+        with ring_echo(wire, backend) as target:
+            ours = load(netns.client_argv(wire, []), target, options)
+        found.append(ours["rate"] / theirs["rate"])
+        show(number, backend, ours, found[-1])
+
+
+def show(number: int, name: str, result: dict[str, float], ratio: float) -> None:
     print(
-        f"veth, {options.connections} connections, packet/epoll:"
-        f" median {statistics.median(ratios):.3f}"
-        f" ({min(ratios):.3f} to {max(ratios):.3f}, {len(ratios)} pairs)"
+        f"round {number}: {name:12} {result['rate']:9.0f}/s  p50 {result['p50']:7.1f} us"
+        f"  p99 {result['p99']:7.1f}  ratio {ratio:.3f}",
+        flush=True,
     )
 
 
@@ -101,6 +118,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-c", "--connections", type=int, default=100)
     parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--backends", default="packet,xdp")
     parser.add_argument("--seconds", type=int, default=2)
     options = parser.parse_args()
     on_mem(options)

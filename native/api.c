@@ -56,6 +56,7 @@ int32_t ss_device_open(struct ss_device **out, const char *spec,
                                     .buf_size = options->buf_size,
                                     .links = options->links,
                                     .mtu = options->mtu,
+                                    .ip = options->ip,
                                     .seed = options->seed};
     memcpy(config.mac, options->mac, sizeof(config.mac));
     memcpy(config.faults, options->faults, sizeof(config.faults));

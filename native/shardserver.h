@@ -42,8 +42,9 @@ struct ss_device_options {
     uint32_t buf_size;
     uint32_t links; /* mem: client attachments at most */
     uint32_t mtu;
+    uint32_t ip; /* xdp: whose frames are ours, host order; 0: everybody's */
     uint8_t mac[6];
-    uint8_t pad[6];
+    uint8_t pad[2];
     uint64_t seed;
     char faults[128]; /* "drop=5%,dup=2%,reorder=5%,corrupt=0.1%,delay=1ms", "rx." or "tx." before a
                          key */
@@ -125,7 +126,7 @@ uint32_t ss_abi_version(void);
 /* Sizes and offsets as the compiler laid them out; returns how many, at most `max` are written. */
 uint32_t ss_layout(struct ss_layout_entry *entries, uint32_t max);
 
-/* Orchestrator, before the fork. Spec: "mem:NAME", "packet:IFACE". */
+/* Orchestrator, before the fork. Spec: "mem:NAME", "packet:IFACE", "xdp:IFACE[:MODE]". */
 int32_t ss_device_open(struct ss_device **out, const char *spec,
                        const struct ss_device_options *options, char *error);
 int32_t ss_device_describe(const struct ss_device *device, struct ss_device_info *info);

@@ -23,6 +23,7 @@ from orchestrator.supervisor import Hooks, Supervisor, Timings
 from orchestrator.telemetry import InstanceInfo
 from shardserver import __version__, affinity, instance, logs, native, privileges, worker
 from shardserver.config import Config
+from shardserver.errors import ConfigInvalidError, DeviceUnavailableError, NoPermissionError
 from shardserver.instance import DeviceLock, InstanceLock, Paths
 
 
@@ -62,6 +63,19 @@ def _endpoint(path: Path) -> str:
     return f"ipc://{path}"
 
 
+def _open(stack: ExitStack, config: Config, made: plan.Plan) -> tuple[plan.Plan, rings.Rings]:
+    """Opens the device; where the backend was left open, the next one if it cannot be had."""
+    refused: dict[str, str] = {}
+    while True:
+        try:
+            return made, stack.enter_context(rings.opened(made, config))
+        except (DeviceUnavailableError, NoPermissionError, ConfigInvalidError) as error:
+            refused[made.device.backend] = error.message
+            if not plan.next_rung(config, native.backend_names(), refused):
+                raise
+            made = make_plan(config, refused)
+
+
 def _assemble(stack: ExitStack, config: Config, made: plan.Plan, paths: Paths) -> Parts:
     """Each stage in turn; `stack` undoes them."""
     started_s = time.monotonic()
@@ -70,7 +84,7 @@ def _assemble(stack: ExitStack, config: Config, made: plan.Plan, paths: Paths) -
     key = instance.device_key(made.device.backend, made.device.name, made.ifindex)
     grace_s = instance.stale_grace_s(lock.was_stale)
     stack.enter_context(DeviceLock(key, str(made.device), grace_s))
-    opened = stack.enter_context(rings.opened(made, config))
+    made, opened = _open(stack, config, made)
     router = _listen(stack, paths.control)
     publisher = _listen(stack, paths.events)
     shards = [Shard(shard) for shard in made.shards]
@@ -227,12 +241,12 @@ def _supervise(stack: ExitStack, parts: Parts, callbacks: Callbacks) -> None:
         logs.get().warning("%d connections were reset", supervisor.aborted)
 
 
-def make_plan(config: Config) -> plan.Plan:
-    """What `run` would do on this machine: --dry-run."""
-    name = config.iface or (config.device.name if config.device else "")
+def make_plan(config: Config, refused: Mapping[str, str] = plan.NOTHING) -> plan.Plan:
+    """What `run` would do on this machine: --dry-run. `refused`: backends that failed, and why."""
+    name = config.iface or (config.device.interface if config.device else "")
     on_wire = not config.device or config.device.backend != "mem"
     machine = topology.read(name if on_wire else "")
-    return plan.make(config, machine, native.backend_names())
+    return plan.make(config, machine, native.backend_names(), refused)
 
 
 def run(config: Config, environment: Mapping[str, str], callbacks: Callbacks) -> None:

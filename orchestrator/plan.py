@@ -7,8 +7,9 @@ are more shards than CPUs the order starts again, and the plan says so.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from orchestrator.topology import Cpu, Topology
 from shardserver import values
@@ -20,6 +21,7 @@ MEM_ADDRESS = Address(values.parse_ip("10.77.0.1"), 16)
 # How an interface's rings may be opened, the fastest first.
 LADDER = ("netmap", "xdp", "packet")
 HARDWARE_RINGS = frozenset({"netmap", "xdp"})
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,13 @@ class Plan:
     notes: tuple[str, ...] = ()
 
 
-def choose_backend(wanted: DeviceName, available: Sequence[str]) -> tuple[str, tuple[str, ...]]:
-    """The backend, and for "auto" the ladder with a reason for every rung passed over."""
+def choose_backend(
+    wanted: DeviceName, available: Sequence[str], refused: Mapping[str, str] = NOTHING
+) -> tuple[str, tuple[str, ...]]:
+    """The backend, and for "auto" the ladder with a reason for every rung passed over.
+
+    `refused`: what could not be opened on this interface, and why.
+    """
     known = (*LADDER, "mem", "tap", "pcap", "vde")
     if wanted.backend != "auto":
         if wanted.backend in available:
@@ -61,6 +68,9 @@ def choose_backend(wanted: DeviceName, available: Sequence[str]) -> tuple[str, t
         )
     ladder: list[str] = []
     for backend in LADDER:
+        if backend in refused:
+            ladder.append(f"{backend}: {refused[backend]}")
+            continue
         if backend in available:
             return backend, (*ladder, f"{backend}: taken")
         ladder.append(f"{backend}: not in this build")
@@ -148,7 +158,18 @@ def _place(
     return tuple(shards)
 
 
-def make(config: Config, topology: Topology, available: Sequence[str]) -> Plan:
+def next_rung(config: Config, available: Sequence[str], refused: Mapping[str, str]) -> bool:
+    """Whether the ladder has another backend to try; one asked for by name has none."""
+    open_to_choice = config.wanted_device.backend == "auto"
+    return open_to_choice and any(r in available and r not in refused for r in LADDER)
+
+
+def make(
+    config: Config,
+    topology: Topology,
+    available: Sequence[str],
+    refused: Mapping[str, str] = NOTHING,
+) -> Plan:
     """Decides; raises what the user has to change."""
     if config.engine != "native":
         raise DeviceUnavailableError(
@@ -160,10 +181,10 @@ def make(config: Config, topology: Topology, available: Sequence[str]) -> Plan:
             "no device: nothing to open rings on",
             "give --iface eth0, or --device mem:test for a software NIC",
         )
-    backend, ladder = choose_backend(wanted, available)
+    backend, ladder = choose_backend(wanted, available, refused)
     device = replace(wanted, backend=backend)
     if backend != "mem":
-        _check_interface(device.name, backend, topology)
+        _check_interface(wanted.interface, wanted.backend, topology)
     node = topology.interface.node if topology.interface else -1
     order = order_cpus(_usable(config, topology), node, config.numa)
     if not order:

@@ -27,6 +27,7 @@ def device_options(plan: Plan, config: Config) -> native.DeviceOptions:
         buf_size=config.buf_size,
         links=config.links,
         mtu=config.mtu,
+        ip=plan.address.ip,
         mac=config.mac or bytes(6),
         seed=config.seed,
         faults=config.faults,

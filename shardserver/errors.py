@@ -149,6 +149,8 @@ _BY_ERRNO: dict[int, type[ShardserverError]] = {
     errno.EEXIST: DeviceUnavailableError,
     errno.ENOTSUP: DeviceUnavailableError,
     errno.ENOSYS: DeviceUnavailableError,
+    errno.EAFNOSUPPORT: DeviceUnavailableError,
+    errno.ENOBUFS: DeviceUnavailableError,
     errno.ECONNREFUSED: NotRunningError,
     errno.ETIMEDOUT: TimedOutError,
 }

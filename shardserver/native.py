@@ -44,6 +44,7 @@ class DeviceOptions:
     buf_size: int = 0
     links: int = 0
     mtu: int = 0
+    ip: int = 0
     mac: bytes = bytes(6)
     seed: int = 0
     faults: str = ""
@@ -274,7 +275,7 @@ class Device:
         """Opens "BACKEND:NAME". Raises what the core says."""
         ffi, lib = load()
         native = ffi.new("struct ss_device_options *")
-        _fill(native, options, ("rings", "slots", "buf_size", "links", "mtu", "seed"))
+        _fill(native, options, ("rings", "slots", "buf_size", "links", "mtu", "ip", "seed"))
         ffi.memmove(native.mac, options.mac, 6)
         _set_text(native.faults, options.faults, "the faults' specification")
         out = ffi.new("struct ss_device **")

@@ -46,6 +46,11 @@ class DeviceName:
     backend: str
     name: str
 
+    @property
+    def interface(self) -> str:
+        """The network interface in the name, without what stands behind it: eth0 of eth0:copy."""
+        return self.name.partition(":")[0]
+
     def __str__(self) -> str:
         return f"{self.backend}:{self.name}"
 
@@ -200,7 +205,7 @@ def parse_device(text: str) -> DeviceName:
     """BACKEND:NAME."""
     backend, colon, name = text.partition(":")
     if not colon or not backend or not re.fullmatch(r"[\x21-\x7e]{1,48}", name):
-        raise ValueError("expected BACKEND:NAME such as packet:eth0 or mem:test")
+        raise ValueError("expected BACKEND:NAME such as packet:eth0, xdp:eth0:copy or mem:test")
     return DeviceName(backend, name)
 
 

@@ -97,6 +97,7 @@ struct device_config {
     uint32_t buf_size; /* bytes, default 2048 */
     uint32_t links;    /* mem: attachments at most */
     uint32_t mtu;
+    uint32_t ip;    /* xdp: whose frames are ours, host order; 0: everybody's */
     uint8_t mac[6]; /* mem: MAC of the server side; zero: derived from the name */
     uint64_t seed;
     char faults[128]; /* "rx.drop=5%,tx.reorder=5%,dup=2%,corrupt=0.1%,delay=1ms"; "": none */

@@ -34,7 +34,7 @@ def load(server: Serving, *options: str) -> dict:
 def test_the_library_names_what_it_has() -> None:
     assert "tcp_ok" in native.verdict_names()
     assert "conns_active" in native.counter_names()
-    assert {"mem", "packet"} <= set(native.backend_names())
+    assert {"mem", "packet", "xdp"} <= set(native.backend_names())
     assert {"echo", "discard", "chargen", "daytime", "http"} <= set(native.service_names())
 
 

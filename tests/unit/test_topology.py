@@ -111,6 +111,29 @@ def test_the_ladder_says_why() -> None:
     assert made.ladder == ("netmap: not in this build", "xdp: not in this build", "packet: taken")
 
 
+def test_a_rung_that_breaks_leads_to_the_next_one() -> None:
+    flags = settings(iface="eth0", ip="10.0.0.5/24")
+    available = ("mem", "packet", "xdp")
+    made = plan.make(flags, machine(), available)
+    assert made.ladder == ("netmap: not in this build", "xdp: taken")
+    why = {"xdp": "xdp:eth0: no permission"}
+    assert plan.next_rung(flags, available, why)
+    made = plan.make(flags, machine(), available, why)
+    assert str(made.device) == "packet:eth0"
+    assert made.ladder[1:] == ("xdp: xdp:eth0: no permission", "packet: taken")
+    assert not plan.next_rung(flags, available, {**why, "packet": "no"})
+    by_name = settings(device="xdp:eth0", ip="10.0.0.5/24")
+    assert not plan.next_rung(by_name, available, why)
+
+
+def test_what_follows_an_interface_is_not_its_name() -> None:
+    flags = settings(device="xdp:eth0:copy:busy-poll", ip="10.0.0.5/24")
+    made = plan.make(flags, machine(), ("xdp",))
+    assert str(made.device) == "xdp:eth0:copy:busy-poll"
+    assert flags.device is not None
+    assert flags.device.interface == "eth0"
+
+
 def test_more_workers_than_cpus_share_and_say_so() -> None:
     made = make(machine(cpus=2, nodes=1), device="mem:x", workers="5")
     assert [shard.cpu for shard in made.shards] == [0, 1, 0, 1, 0]
