@@ -50,7 +50,8 @@ static void open_server(struct sim *sim, const struct sim_options *options)
 {
     static uint32_t opened; /* two clusters may run side by side, alike but for the name */
     struct device_config device = {.rings = options->shards,
-                                   .links = SIM_CLIENTS_MAX,
+                                   .links = options->links ? options->links : SIM_CLIENTS_MAX,
+                                   .slots = options->slots,
                                    .seed = options->seed + 100,
                                    .mac = {0x02, 0, 0, 0, 0, 0xfe}};
     struct stack_config config = base_config(options);
@@ -102,14 +103,6 @@ static void open_client(struct sim *sim, uint32_t index, const struct sim_option
     must(worker_adopt(&client->worker, sim->now_us, &adopted, &adopted), "adopt", error);
 }
 
-/* What a server draws from the kernel comes from the seed here. */
-static void fix_secrets(struct cluster *cluster, uint64_t seed)
-{
-    cluster->start_us = 0;
-    cluster->flow_key[0] = splitmix64(&seed);
-    cluster->flow_key[1] = splitmix64(&seed);
-}
-
 void sim_open(struct sim *sim, const struct sim_options *options)
 {
     memset(sim, 0, sizeof(*sim));
@@ -117,10 +110,10 @@ void sim_open(struct sim *sim, const struct sim_options *options)
     sim->shards = options->shards;
     sim->clients = options->clients;
     open_server(sim, options);
-    fix_secrets(&sim->server->cluster, options->seed);
+    sim->server->cluster.start_us = 0;
     for (uint32_t i = 0; i < options->clients; i++) {
         open_client(sim, i, options);
-        fix_secrets(&sim->client[i].server->cluster, options->seed + 1 + i);
+        sim->client[i].server->cluster.start_us = 0;
     }
 }
 

@@ -17,6 +17,8 @@ struct sim_options {
     uint32_t conns;
     uint32_t chunks;
     uint32_t buffers;          /* rcv_buf and snd_buf; 0: 64 KiB */
+    uint32_t links;            /* of the device; 0: SIM_CLIENTS_MAX */
+    uint32_t slots;            /* of its rings; 0: the default */
     const char *faults;        /* on each client's port */
     const char *device_faults; /* on each ring of the device */
     uint64_t seed;
