@@ -130,6 +130,12 @@ def parse_duration_us(text: str) -> int:
     return round(float(found[1]) * _DURATION_US[found[2]])
 
 
+def parse_seconds_us(text: str) -> int:
+    """A duration in microseconds; a number without a unit is seconds."""
+    bare = re.fullmatch(r"\d+(?:\.\d+)?", text, re.ASCII)
+    return parse_duration_us(f"{text}s" if bare else text)
+
+
 def parse_size(text: str) -> int:
     """A size in bytes: a number, with k, m or g for powers of 1024."""
     found = re.fullmatch(r"(\d{1,10})\s*([kmg]?)(?:i?b)?", text.lower(), re.ASCII)
@@ -197,7 +203,9 @@ def parse_cpus(text: str) -> tuple[int, ...]:
 
 
 def parse_device(text: str) -> DeviceName:
-    """BACKEND:NAME."""
+    """BACKEND:NAME, or an interface's name alone, whose backend is "auto"."""
+    if re.fullmatch(r"[A-Za-z0-9_.-]{1,15}", text):
+        return DeviceName("auto", text)
     backend, colon, name = text.partition(":")
     if not colon or not backend or not re.fullmatch(r"[\x21-\x7e]{1,48}", name):
         raise ValueError("expected BACKEND:NAME such as packet:eth0 or mem:test")

@@ -14,9 +14,9 @@ from shardserver.nic.changes import (
     FeatureChange,
     FlagChange,
     RssChange,
-    Settings,
 )
 from shardserver.nic.ethtool import Card
+from shardserver.nic.settings import Settings
 
 IFF_RUNNING = 0x40
 CARRIER_S = 5.0

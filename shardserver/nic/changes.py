@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import msgspec
 
 from shardserver.errors import DeviceUnavailableError
-from shardserver.nic.ethtool import Channels, Feature, Moderation, Pair, Pause, Rss
+from shardserver.nic.settings import Channels, Feature, Rss, Settings
 
 TOEPLITZ = 1
 SYMMETRIC_WORD = "6d5a"  # a key that repeats 16 bits hashes both directions of a flow alike
@@ -29,19 +29,6 @@ _SHOWN = 4  # offloads that a line names
 # Backends that see a foreign MAC's frames only when the interface is promiscuous; the others ask
 # the kernel for it through their own sockets, which undo it by closing.
 _PROMISCUOUS = frozenset({"netmap", "xdp"})
-
-
-class Settings(msgspec.Struct, frozen=True):
-    """What is set on an interface: all that we may change, and what a change may disturb."""
-
-    up: bool
-    promisc: bool
-    features: dict[str, Feature]
-    channels: Channels | None = None
-    rss: Rss | None = None
-    rings: Pair | None = None
-    moderation: Moderation | None = None
-    pause: Pause | None = None
 
 
 class FlagChange(msgspec.Struct, frozen=True, tag="flag"):
@@ -130,9 +117,7 @@ def _features(settings: Settings, wishes: Wishes) -> tuple[list[Change], list[st
 def wanted_channels(name: str, have: Channels | None, count: int) -> Channels:
     """`have` with `count` receive queues; raises what the driver cannot do."""
     if have is None or not have.receive_max:
-        raise refuse(
-            name, "its driver has no adjustable number of queues", "leave --channels out"
-        )
+        raise refuse(name, "its driver has no adjustable number of queues", "leave --channels out")
     most = have.combined_max or min(have.rx_max, have.tx_max)
     if count > most:
         raise refuse(
@@ -306,7 +291,7 @@ def is_back(change: Change, now: Settings) -> bool:
 def parse_rss(text: str) -> tuple[str, ...]:
     """keep, or symmetric and equal[:N] with a comma between them."""
     found: list[str] = []
-    for word in ([] if text == "keep" else text.split(",")):
+    for word in [] if text == "keep" else text.split(","):
         head, colon, count = word.partition(":")
         counted = count.isascii() and count.isdigit() and 1 <= int(count) <= 1024
         known = word in ("symmetric", "equal") or (head == "equal" and counted)

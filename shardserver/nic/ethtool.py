@@ -14,7 +14,15 @@ import struct
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 
-import msgspec
+from shardserver.nic.settings import (
+    Channels,
+    Driver,
+    Feature,
+    Moderation,
+    Pair,
+    Pause,
+    Rss,
+)
 
 SIOCGIFFLAGS = 0x8913
 SIOCSIFFLAGS = 0x8914
@@ -39,82 +47,6 @@ _STRING = 32
 _RSS_HEAD = struct.Struct("=IIIIBB2xI")
 _RSS_KEEP = 0xFFFFFFFF  # ETH_RXFH_INDIR_NO_CHANGE
 _FEATURE_BITS = 32
-
-
-class Feature(msgspec.Struct, frozen=True):
-    """One offload. `wanted` is what was asked for, `active` what is; `fixed` cannot be changed."""
-
-    wanted: bool
-    active: bool
-    fixed: bool
-
-
-class Channels(msgspec.Struct, frozen=True):
-    """Queues of the card, and how many of each kind there may be."""
-
-    rx: int
-    tx: int
-    other: int
-    combined: int
-    rx_max: int
-    tx_max: int
-    other_max: int
-    combined_max: int
-
-    @property
-    def receive(self) -> int:
-        """Queues that receive."""
-        return self.rx + self.combined
-
-    @property
-    def receive_max(self) -> int:
-        """How many queues may receive."""
-        return max(self.combined_max, self.rx_max)
-
-
-class Rss(msgspec.Struct, frozen=True):
-    """How the card spreads flows: hash function, its key in hex, the table bucket → queue."""
-
-    function: int
-    key: str
-    table: list[int]
-    symmetric: int = 0  # RXH_XFRM_*: the card makes the hash symmetric by itself
-
-
-class Pair(msgspec.Struct, frozen=True):
-    """A receive and a transmit number, with their maxima."""
-
-    rx: int
-    tx: int
-    rx_max: int = 0
-    tx_max: int = 0
-
-
-class Moderation(msgspec.Struct, frozen=True):
-    """Interrupt moderation."""
-
-    rx_us: int
-    rx_frames: int
-    tx_us: int
-    tx_frames: int
-    adaptive_rx: bool
-    adaptive_tx: bool
-
-
-class Pause(msgspec.Struct, frozen=True):
-    """Pause frames."""
-
-    autoneg: bool
-    rx: bool
-    tx: bool
-
-
-class Driver(msgspec.Struct, frozen=True):
-    """Who drives the card."""
-
-    name: str
-    version: str
-    bus: str
 
 
 def words(data: bytes | bytearray) -> tuple[int, ...]:
@@ -271,7 +203,7 @@ class Card:
         return Rss(function, key.hex(), list(table), symmetric)
 
     def set_rss(self, table: Sequence[int] | None, key: bytes) -> None:
-        """Writes the table (() asks for the driver's default, None keeps it) and the key, if any."""
+        """Writes the table (None keeps it, () is the driver's default) and the key, if any."""
         buckets = _RSS_KEEP if table is None else len(table)
         head = _RSS_HEAD.pack(_SRSSH, 0, buckets, len(key), 0, 0xFF, 0)
         self._call(head + struct.pack(f"={len(table or ())}I", *(table or ())) + key)

@@ -24,8 +24,9 @@ import msgspec
 from shardserver import instance
 from shardserver.errors import DeviceUnavailableError, NoPermissionError, ShardserverError
 from shardserver.nic import apply, changes
-from shardserver.nic.changes import Change, Settings
+from shardserver.nic.changes import Change
 from shardserver.nic.ethtool import Card
+from shardserver.nic.settings import Settings
 
 SCHEMA = 1
 SYSTEM_DIRECTORY = Path("/run/shardserver")
@@ -227,7 +228,9 @@ def load(path: Path) -> Record | None:
         # what follows the last newline was cut short: its change was never made
         made = tuple(msgspec.json.decode(line, type=Change) for line in rest[:-1])
     except msgspec.DecodeError as error:
-        raise ShardserverError(f"{path}: not a journal: {error}", "look at it, then remove it") from None
+        raise ShardserverError(
+            f"{path}: not a journal: {error}", "look at it, then remove it"
+        ) from None
     return Record(path, header, made, header.pid if held else 0)
 
 

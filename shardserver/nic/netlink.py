@@ -109,23 +109,31 @@ def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
         at += (length + 3) & ~3
 
 
+def _refusal(data: bytes) -> OSError:
+    code = -struct.unpack_from("=i", data)[0]
+    return OSError(code, os.strerror(code))
+
+
+def _receive(sock: socket.socket, dump: bool) -> Iterator[bytes]:
+    """The bodies of the answers; a dump ends with a message of its own."""
+    while True:
+        for kind, data in _messages(sock.recv(1 << 18)):
+            if kind == _ERROR:
+                raise _refusal(data)
+            if kind == _DONE:
+                return
+            yield data
+        if not dump:
+            return
+
+
 def _ask(protocol: int, kind: int, body: bytes, dump: bool = True) -> list[bytes]:
     """The bodies of every answer to one request. OSError where the kernel refuses it."""
-    answers: list[bytes] = []
     flags = _REQUEST | (_DUMP if dump else 0)
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol) as sock:
         sock.bind((0, 0))
         sock.send(_HEAD.pack(_HEAD.size + len(body), kind, flags, 1, 0) + body)
-        while True:
-            for answer, data in _messages(sock.recv(1 << 18)):
-                if answer == _ERROR:
-                    code = -struct.unpack_from("=i", data)[0]
-                    raise OSError(code, os.strerror(code))
-                if answer == _DONE:
-                    return answers
-                answers.append(data)
-            if not dump:
-                return answers
+        return list(_receive(sock, dump))
 
 
 def parse_link(body: bytes) -> Link:
@@ -175,7 +183,9 @@ def parse_address(body: bytes) -> HostAddress | None:
 
 def addresses() -> tuple[HostAddress, ...]:
     """Every address of this host's kernel, of both families."""
-    found = (parse_address(body) for body in _ask(_ROUTE, _GETADDR, struct.pack("=BBBBI", *[0] * 5)))
+    found = (
+        parse_address(body) for body in _ask(_ROUTE, _GETADDR, struct.pack("=BBBBI", *[0] * 5))
+    )
     return tuple(address for address in found if address)
 
 

@@ -22,9 +22,9 @@ _HOLDS_ALL = "it sees what reaches its own end only; there is no host behind it"
 
 # backend → policy → why it cannot; a policy that is not here can.
 _CANNOT: dict[str, dict[str, str]] = {
-    "mem": {name: _HOLDS_ALL for name in ("pass", "pass-ip", "rings")},
-    "tap": {name: _HOLDS_ALL for name in ("pass", "pass-ip", "rings")},
-    "vde": {name: _HOLDS_ALL for name in ("pass", "pass-ip", "rings")},
+    "mem": dict.fromkeys(("pass", "pass-ip", "rings"), _HOLDS_ALL),
+    "tap": dict.fromkeys(("pass", "pass-ip", "rings"), _HOLDS_ALL),
+    "vde": dict.fromkeys(("pass", "pass-ip", "rings"), _HOLDS_ALL),
     "packet": {
         "exclusive": f"{_SHARED}, and no packet socket can take one away from it",
         "pass": f"{_SHARED}, and would reset the server's connections if it had the address",

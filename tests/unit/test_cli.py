@@ -69,7 +69,7 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         (["start", "--device", "netmap:lo", "--ip", "10.0.0.9"], 6,
          "error: netmap:lo: the backend netmap is not in this build"),
         (["start", "--iface", "nosuch0", "--ip", "10.0.0.9"], 6,
-         "error: packet:nosuch0: this network namespace has no interface nosuch0"),
+         "error: nosuch0: this network namespace has no interface nosuch0"),
         (["start", "-c", "/nonexistent.toml"], 78, "error: /nonexistent.toml: cannot be read"),
         (["load"], 2, "error: the following arguments are required: TARGET"),
     ],

@@ -102,7 +102,8 @@ def test_workers_are_auto_or_1_to_64() -> None:
 
 def test_a_device_names_its_backend() -> None:
     assert values.parse_device("packet:eth0") == DeviceName("packet", "eth0")
-    for text in ("eth0", ":eth0", "mem:", "mem:a b"):
+    assert values.parse_device("eth0") == DeviceName("auto", "eth0")
+    for text in ("eth 0", ":eth0", "mem:", "mem:a b", "a-name-that-is-too-long"):
         with pytest.raises(ValueError, match="expected BACKEND:NAME"):
             values.parse_device(text)
 
