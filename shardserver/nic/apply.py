@@ -111,10 +111,13 @@ def _rss_back(card: Card, change: RssChange) -> None:
     if before.table == change.after.table:
         card.set_rss(None, key)
         return
-    card.set_rss([] if change.default_table else before.table, key)
+    if not change.default_table:
+        card.set_rss(before.table, key)
+        return
+    card.set_rss([], key)
     now = card.rss()
-    if now is None or now.table != before.table:
-        card.set_rss(before.table, b"")
+    if now and not changes.has_default_table(now, card.channels()):
+        card.set_rss(changes.default_table(len(now.table), changes.queues_of(card.channels())), b"")
 
 
 def wait_for_carrier(card: Card, had: bool) -> None:

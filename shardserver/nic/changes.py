@@ -149,6 +149,16 @@ def default_table(buckets: int, queues: int) -> list[int]:
     return [bucket % max(queues, 1) for bucket in range(buckets)]
 
 
+def queues_of(channels: Channels | None) -> int:
+    """Queues that receive; one where the driver does not tell."""
+    return channels.receive if channels else 1
+
+
+def has_default_table(rss: Rss, channels: Channels | None) -> bool:
+    """Whether the table is the one that drivers begin with, for the queues that there are."""
+    return rss.table == default_table(len(rss.table), queues_of(channels))
+
+
 def _symmetric_key(name: str, rss: Rss) -> str:
     if not rss.key:
         raise refuse(name, "--rss symmetric: its driver tells no hash key", "leave --rss out")
@@ -180,10 +190,9 @@ def _rss(name: str, settings: Settings, wishes: Wishes) -> list[Change]:
             f"--rss {','.join(wishes.rss)}: its driver has no adjustable flow hash",
             "leave --rss out: a flow that arrives on a wrong queue is steered to its shard",
         )
-    have = settings.channels.receive if settings.channels else 1
-    queues = wishes.channels or have
+    queues = wishes.channels or queues_of(settings.channels)
     # The driver lays its table anew when the number of queues changes.
-    own = before.table == default_table(len(before.table), have)
+    own = has_default_table(before, settings.channels)
     start = default_table(len(before.table), queues) if own else before.table
     key, table = before.key, start
     for word in wishes.rss:
@@ -284,8 +293,10 @@ def is_back(change: Change, now: Settings) -> bool:
             return all(n in now.features and now.features[n].wanted == w for n, w in before.items())
         case ChannelChange(before=old):
             return now.channels == old
-        case RssChange(before=rss):
-            return bool(now.rss and (now.rss.key, now.rss.table) == (rss.key, rss.table))
+        case RssChange(before=rss, default_table=own):
+            if now.rss is None or now.rss.key != rss.key:
+                return False
+            return has_default_table(now.rss, now.channels) if own else now.rss.table == rss.table
 
 
 def parse_rss(text: str) -> tuple[str, ...]:

@@ -205,5 +205,7 @@ class Card:
     def set_rss(self, table: Sequence[int] | None, key: bytes) -> None:
         """Writes the table (None keeps it, () is the driver's default) and the key, if any."""
         buckets = _RSS_KEEP if table is None else len(table)
-        head = _RSS_HEAD.pack(_SRSSH, 0, buckets, len(key), 0, 0xFF, 0)
+        now = self.rss()  # "no change" of the transformation is a word that older kernels refuse
+        symmetric = now.symmetric if now else 0
+        head = _RSS_HEAD.pack(_SRSSH, 0, buckets, len(key), 0, symmetric, 0)
         self._call(head + struct.pack(f"={len(table or ())}I", *(table or ())) + key)

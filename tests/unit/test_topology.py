@@ -4,10 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import plan, topology
+from orchestrator import host, plan, topology
 from orchestrator.topology import Cpu, Interface, Queue, Topology
 from shardserver import affinity, config
-from shardserver.errors import ConfigInvalidError, DeviceUnavailableError, UsageError
+from shardserver.errors import (
+    ConfigInvalidError,
+    DeviceUnavailableError,
+    NoPermissionError,
+    UsageError,
+)
+from shardserver.nic.changes import Wishes
 
 AVAILABLE = ("mem", "packet")
 
@@ -109,6 +115,62 @@ def test_the_ladder_says_why() -> None:
     made = make(machine(), iface="eth0", ip="10.0.0.5/24")
     assert str(made.device) == "packet:eth0"
     assert made.ladder == ("netmap: not in this build", "xdp: not in this build", "packet: taken")
+
+
+def test_the_ladder_takes_the_next_rung_where_one_cannot() -> None:
+    cannot = {"netmap": "/dev/netmap is absent", "xdp": "CAP_BPF is missing"}
+    flags = settings(iface="eth0", ip="10.0.0.5/24")
+    made = plan.make(flags, machine(), ("mem", "packet", "xdp", "netmap"), cannot)
+    assert made.ladder == (
+        "netmap: /dev/netmap is absent", "xdp: CAP_BPF is missing", "packet: taken",
+    )  # fmt: skip
+    made = plan.make(flags, machine(), ("mem", "packet", "xdp", "netmap"), {"netmap": "no"})
+    assert (str(made.device), made.ladder[-1]) == ("xdp:eth0", "xdp: taken")
+
+
+def test_a_ladder_without_a_rung_gives_every_reason() -> None:
+    flags = settings(iface="eth0", ip="10.0.0.5/24")
+    with pytest.raises(NoPermissionError, match="packet: CAP_NET_RAW is missing"):
+        plan.make(flags, machine(), AVAILABLE, {"packet": "CAP_NET_RAW is missing"})
+    with pytest.raises(DeviceUnavailableError, match="packet: it is no Ethernet interface"):
+        plan.make(flags, machine(), AVAILABLE, {"packet": "it is no Ethernet interface"})
+
+
+def test_a_backend_asked_for_by_name_is_never_replaced() -> None:
+    flags = settings(device="xdp:eth0", ip="10.0.0.5/24")
+    made = plan.make(flags, machine(), ("packet", "xdp"), {"xdp": "CAP_BPF is missing"})
+    assert (str(made.device), made.ladder) == ("xdp:eth0", ())
+
+
+def test_a_bare_name_is_an_interface() -> None:
+    assert make(machine(), device="eth0", ip="10.0.0.5/24").ladder[-1] == "packet: taken"
+
+
+def test_the_policy_is_in_the_plan() -> None:
+    flags = settings(iface="eth0", ip="10.0.0.5/24")
+    made = plan.make(flags, machine(), AVAILABLE)
+    assert made.policy == "pass-ip"
+    assert "policy    pass-ip: frames for" in "\n".join(plan.render(made, flags))
+    assert plan.document(made, flags)["policy"] == "pass-ip"
+    with pytest.raises(DeviceUnavailableError, match="packet cannot do --policy exclusive"):
+        make(machine(), iface="eth0", ip="10.0.0.5/24", policy="exclusive")
+
+
+def test_the_plan_counts_the_queues_that_there_will_be() -> None:
+    few = host.with_channels(machine(queues=4), 2)
+    more = host.with_channels(machine(queues=4), 6)
+    assert few.interface and more.interface
+    assert [queue.irq for queue in few.interface.queues] == [40, 41]
+    assert [queue.irq for queue in more.interface.queues] == [40, 41, 42, 43, -1, -1]
+    assert host.with_channels(machine(), 0) == machine()
+
+
+def test_what_a_server_wants_of_its_interface() -> None:
+    own = bytes([2, 0, 0, 0, 0, 1])
+    flags = settings(iface="eth0", mac="02:00:00:00:00:02", offloads="off", channels="2")
+    assert host.wishes(flags, "xdp", own) == Wishes("xdp", "off", True, 2, ())
+    assert host.wishes(flags, "packet", own) == Wishes("packet", "off", False, 2, ())
+    assert host.wishes(settings(promisc="true"), "packet", own).promisc
 
 
 def test_more_workers_than_cpus_share_and_say_so() -> None:
