@@ -65,7 +65,7 @@ _COMMANDS: dict[str, Callable[[Any], int]] = {
     "devices": _host("shardserver.cli_nic", "devices"),
     "nic": _host("shardserver.cli_nic", "nic"),
     "confirm": _host("shardserver.cli_nic", "confirm"),
-    "doctor": _host("shardserver.cli_doctor", "doctor"),
+    "doctor": _host("shardserver.cli_doctor", "doctor_command"),
 }
 
 

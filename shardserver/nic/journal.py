@@ -130,16 +130,19 @@ class Journal:
     it, so that a worker that outlives its orchestrator for a moment does not look like the keeper.
     """
 
-    def __init__(self, card: Card, header: Header, directory: Path) -> None:
+    def __init__(
+        self, card: Card, header: Header, directory: Path, earlier: Sequence[Change] = ()
+    ) -> None:
         self._card = card
-        self._made: list[Change] = []
+        self._made: list[Change] = list(earlier)
         self.header = header
         self.path = directory / file_name(header)
         new = self.path.with_suffix(".new")
         self._fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _line(self._fd, header)
+            for line in (header, *earlier):
+                _line(self._fd, line)
             new.rename(self.path)
             _sync_directory(directory)
         except BaseException:
@@ -155,6 +158,10 @@ class Journal:
         apply.make(self._card, change)
         apply.wait_for_carrier(self._card, had)
 
+    def undo_last(self) -> None:
+        """Takes the last change back, one that the driver has refused; its line does no harm."""
+        take_back(self._card, [self._made.pop()], self.header.settings)
+
     def undo(self) -> Outcome:
         """Takes every change back; the file stays while one of them does."""
         outcome = take_back(self._card, self._made, self.header.settings)
@@ -162,6 +169,11 @@ class Journal:
         if not outcome.stays:
             remove(self.path)
         return outcome
+
+    @property
+    def made(self) -> tuple[Change, ...]:
+        """The changes that are in force."""
+        return tuple(self._made)
 
     def close(self) -> None:
         """Gives lock and descriptor back; the file stays when the changes do."""
@@ -314,3 +326,24 @@ def opened(card: Card, made: Header, directory: Path) -> Iterator[Journal]:
         yield journal
     finally:
         journal.close()
+
+
+@contextlib.contextmanager
+def kept(card: Card, index: int, directory: Path, candidates: Sequence[Path]) -> Iterator[Journal]:
+    """The journal of `doctor --fix`: it stays, and a second one goes on where the first ended."""
+    own = header(card, index, "admin", "")
+    before = [
+        record
+        for record in records(candidates)
+        if record.header.index == index and record.header.keeper == "admin"
+    ]
+    earlier: tuple[Change, ...] = ()
+    if before:
+        own, earlier, directory = before[0].header, before[0].changes, before[0].path.parent
+    journal = Journal(card, own, directory, earlier)
+    try:
+        yield journal
+    finally:
+        journal.close()
+        if not journal.made:
+            remove(journal.path)

@@ -1,4 +1,4 @@
-"""Settings of a real interface: changed, served on, and bit for bit as before, whoever is killed."""
+"""Settings of a real interface: changed, served on, bit for bit as before, whoever is killed."""
 
 from __future__ import annotations
 

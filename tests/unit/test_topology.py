@@ -76,6 +76,16 @@ def test_sysfs_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "label", ["eth7-TxRx-1", "i40e-eth7-TxRx-1", "eth7-rx-1", "virtio2-input.1"]
+)
+def test_a_queues_interrupt_is_known_by_its_name(tmp_path: Path, label: str) -> None:
+    (tmp_path / "interrupts").write_text(f" 40: 7 PCI-MSI {label}\n 41: 7 x virtio2-output.1\n")
+    assert topology._queue_irqs(tmp_path, "eth7", "virtio2", 2) == {1: 40}
+    (tmp_path / "interrupts").write_text(" 50: 7 PCI-MSI mlx5_comp0@pci:0000:3b:00.0\n")
+    assert topology._queue_irqs(tmp_path, "eth7", "0000:3b:00.0", 2) == {0: 50}
+
+
 def test_an_interface_that_is_not_there_is_none(tmp_path: Path) -> None:
     assert topology.read_interface(tmp_path, tmp_path, "nosuch0") is None
 
