@@ -259,12 +259,12 @@ def _supervise(stack: ExitStack, parts: Parts, callbacks: Callbacks) -> None:
         )
 
 
-def make_plan(config: Config, refused: Mapping[str, str] | None = None) -> plan.Plan:
+def make_plan(config: Config, refused: Mapping[str, str] = plan.NOTHING) -> plan.Plan:
     """What `run` would do on this machine: --dry-run. `refused`: why a backend did not open it."""
     name = probe.interface_of(config.wanted_device)
     available = native.backend_names()
     machine = host.with_channels(topology.read(name), config.channels)
-    cannot = {**(host.cannot(name, available) if name else {}), **(refused or {})}
+    cannot = {**(host.cannot(name, available) if name else {}), **refused}
     made = plan.make(config, machine, available, cannot)
     if not made.ifindex or not machine.interface:
         return made
@@ -295,7 +295,7 @@ def run(config: Config, environment: Mapping[str, str], callbacks: Callbacks) ->
             _run_on(config, made, environment, callbacks)
             break
         except rings.NotOpenedError as failed:
-            if not made.ladder or made.device.backend == probe.LADDER[-1]:
-                raise failed.error from None
             refused[made.device.backend] = failed.error.message
+            if not plan.next_rung(config, native.backend_names(), refused):
+                raise failed.error from None
     logs.get().info("stopped; nothing is left")

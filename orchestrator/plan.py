@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from orchestrator.topology import Cpu, Topology
 from shardserver import values
@@ -25,7 +26,7 @@ from shardserver.values import Address, DeviceName
 
 _NO_RUNG = "run as root, or in a network namespace of your own; --device mem:NAME needs neither"
 MEM_ADDRESS = Address(values.parse_ip("10.77.0.1"), 16)
-_NONE: Mapping[str, str] = {}
+NOTHING: Mapping[str, str] = MappingProxyType({})
 HARDWARE_RINGS = frozenset({"netmap", "xdp"})
 
 
@@ -56,9 +57,12 @@ class Plan:
 
 
 def choose_backend(
-    wanted: DeviceName, available: Sequence[str], cannot: Mapping[str, str]
+    wanted: DeviceName, available: Sequence[str], refused: Mapping[str, str] = NOTHING
 ) -> tuple[str, tuple[str, ...]]:
-    """The backend, and for "auto" the ladder with a reason for every rung passed over."""
+    """The backend, and for "auto" the ladder with a reason for every rung passed over.
+
+    `refused`: what cannot be opened on this interface, and why.
+    """
     known = (*LADDER, "mem", "tap", "pcap", "vde")
     if wanted.backend != "auto":
         if wanted.backend in available:
@@ -74,7 +78,7 @@ def choose_backend(
         )
     ladder: list[str] = []
     for backend in LADDER:
-        why = cannot.get(backend, "") if backend in available else "not in this build"
+        why = refused.get(backend, "") if backend in available else "not in this build"
         if not why:
             return backend, (*ladder, f"{backend}: taken")
         ladder.append(f"{backend}: {why}")
@@ -164,10 +168,19 @@ def _place(
     return tuple(shards)
 
 
+def next_rung(config: Config, available: Sequence[str], refused: Mapping[str, str]) -> bool:
+    """Whether the ladder has another backend to try; one asked for by name has none."""
+    open_to_choice = config.wanted_device.backend == "auto"
+    return open_to_choice and any(r in available and r not in refused for r in LADDER)
+
+
 def make(
-    config: Config, topology: Topology, available: Sequence[str], cannot: Mapping[str, str] = _NONE
+    config: Config,
+    topology: Topology,
+    available: Sequence[str],
+    refused: Mapping[str, str] = NOTHING,
 ) -> Plan:
-    """Decides; raises what the user has to change. `cannot`: why not, of backends on the ladder."""
+    """Decides; raises what the user has to change."""
     if config.engine != "native":
         raise DeviceUnavailableError(
             f"the engine {config.engine} is not in this build", "give --engine native"
@@ -180,7 +193,7 @@ def make(
         )
     if wanted.backend in ("auto", *available):
         _check_interface(wanted, topology)
-    backend, ladder = choose_backend(wanted, available, cannot)
+    backend, ladder = choose_backend(wanted, available, refused)
     device = replace(wanted, backend=backend)
     node = topology.interface.node if topology.interface else -1
     order = order_cpus(_usable(config, topology), node, config.numa)

@@ -106,8 +106,11 @@ def xdp_modes(link: Link, machine: Machine) -> str:
 
 
 def interface_of(device: DeviceName) -> str:
-    """The interface in a device's name, which may carry a ring or options; "" where it has none."""
-    if device.backend in OTHER:
+    """The interface in a device's name, which may carry a ring or options; "" where it has none.
+
+    A name that begins with "/" is a file: pcap:/tmp/x.pcap.
+    """
+    if device.backend in OTHER or "/" in device.name[:1]:
         return ""
     name = device.name.partition(":")[0]
     if device.backend == "netmap":

@@ -85,6 +85,8 @@ def test_xdp_modes_are_the_drivers() -> None:
         ("xdp:br-lan", "br-lan"),
         ("mem:eth0", ""),
         ("vde:/run/sw.ctl", ""),
+        ("pcap:/tmp/x.pcap", ""),
+        ("pcap:eth0", "eth0"),
     ],
 )
 def test_the_interface_is_found_in_a_devices_name(device: str, interface: str) -> None:
