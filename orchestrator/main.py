@@ -76,6 +76,7 @@ def _assemble(
     key = instance.device_key(made.device.backend, made.device.name, made.ifindex)
     grace_s = instance.stale_grace_s(lock.was_stale)
     stack.enter_context(DeviceLock(key, str(made.device), grace_s))
+    inbox = stack.enter_context(Inbox())  # a signal must not fall between a change and its undoing
     nic = stack.enter_context(host.prepared(made, config, environment))
     nic.before_open()
     opened = stack.enter_context(rings.opened(made, config))
@@ -84,7 +85,6 @@ def _assemble(
     publisher = _listen(stack, paths.events)
     shards = [Shard(shard) for shard in made.shards]
     listeners = [_listen(stack, paths.shard(shard.shard)) for shard in made.shards]
-    inbox = stack.enter_context(Inbox())
     return Parts(
         config=config,
         plan=made,

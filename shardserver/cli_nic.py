@@ -155,6 +155,7 @@ def _indented(lines: Sequence[str]) -> list[str]:
 
 def _restore(args: argparse.Namespace) -> int:
     """Undoes what killed servers and `doctor --fix` have left, the newest first."""
+    journal.remove_half_made(_candidates())
     found = _chosen(args.interface)
     for record in found:
         if record.pid:

@@ -260,6 +260,15 @@ def records(candidates: Sequence[Path]) -> list[Record]:
     return sorted(found, key=lambda record: -record.header.time)
 
 
+def remove_half_made(candidates: Sequence[Path]) -> None:
+    """Files of journals whose maker was killed before the first change."""
+    for directory in candidates:
+        for path in directory.glob("nic-*.new"):
+            with contextlib.suppress(OSError), path.open("rb") as file:
+                if not _is_held(file.fileno()):
+                    remove(path)
+
+
 def current_name(record: Record) -> str:
     """The interface's name now; "" when it is gone."""
     try:

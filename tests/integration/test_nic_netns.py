@@ -134,16 +134,8 @@ def test_a_kill_at_any_moment_of_the_start_is_undone() -> None:
     with netns.wire() as wire, bench(wire) as server:
         before = settings(wire)
         seen = set()
-        where = ["--iface", wire.server_if, "--ip", f"{wire.service}/24", "-n", server.name]
         for step in range(10):
-            command = [*server.prefix, *running.COMMAND, "start", *where, *CHANGED]
-            process = subprocess.Popen(
-                command,
-                env={**os.environ, **server.environment},
-                cwd=running.ROOT,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
+            process = start_in_foreground(server, wire)
             found = wait_for_change(wire, before, process, step)
             process.kill()
             process.wait()
@@ -154,6 +146,33 @@ def test_a_kill_at_any_moment_of_the_start_is_undone() -> None:
             assert settings(wire) == before, f"killed at step {step}"
         assert seen == {True}, "no kill fell after the first change"
         assert journals(server) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_between_the_first_change_and_readiness_loses_nothing(number: int) -> None:
+    with netns.wire() as wire, bench(wire) as server:
+        before = settings(wire)
+        for step in range(3):
+            process = start_in_foreground(server, wire)
+            assert wait_for_change(wire, before, process, step * 10)
+            process.send_signal(number)
+            if number == signal.SIGHUP:  # the terminal is gone: the server stays
+                process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0
+            assert settings(wire) == before, f"after {number} at step {step}"
+            assert journals(server) == []
+
+
+def start_in_foreground(server: running.Server, wire: netns.Wire) -> subprocess.Popen[bytes]:
+    """Not waited for; `ip netns exec` becomes the server itself."""
+    where = ["--iface", wire.server_if, "--ip", f"{wire.service}/24", "-n", server.name]
+    return subprocess.Popen(
+        [*server.prefix, *running.COMMAND, "start", *where, *CHANGED],
+        env={**os.environ, **server.environment},
+        cwd=running.ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
 
 
 def wait_for_change(

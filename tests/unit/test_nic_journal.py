@@ -202,6 +202,15 @@ def test_a_file_that_is_no_journal_is_named(tmp_path: Path) -> None:
         journal.records([tmp_path])
 
 
+def test_a_journal_that_was_never_finished_is_removed(card: FakeCard, tmp_path: Path) -> None:
+    half, other = tmp_path / "nic-n1-7-server.new", tmp_path / "web.log"
+    for path in (half, other):
+        path.write_text("{")
+    assert journal.records([tmp_path]) == []
+    journal.remove_half_made([tmp_path])
+    assert list(tmp_path.iterdir()) == [other]
+
+
 def test_the_namespace_and_the_boot_have_names() -> None:
     assert journal.namespace() == journal.namespace() != ""
     assert len(journal.boot_id()) == 36
