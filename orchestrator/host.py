@@ -96,7 +96,7 @@ def _tell_undone(name: str, outcome: journal.Outcome, path: Path) -> None:
 
 def restore_stale(name: str, index: int, candidates: Sequence[Path]) -> None:
     """Undoes what a killed server has left on the interface; its settings are not the original."""
-    for record in journal.stale(candidates, index):
+    for record in journal.left_behind(candidates, index):
         outcome = journal.restore(record)
         if outcome.stays:
             raise ShardserverError(

@@ -14,6 +14,7 @@ import errno
 import fcntl
 import os
 import socket
+import stat
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ SCHEMA = 1
 SYSTEM_DIRECTORY = Path("/run/shardserver")
 KEEPERS = ("server", "admin")
 _SO_NETNS_COOKIE = 71
+_SIZE_MAX = 1 << 24
+_LOCK_S = 5.0
 
 
 class Header(msgspec.Struct, frozen=True):
@@ -137,10 +140,10 @@ class Journal:
         self._made: list[Change] = list(earlier)
         self.header = header
         self.path = directory / file_name(header)
-        new = self.path.with_suffix(".new")
+        new = self.path.with_suffix(f".{os.getpid()}.new")
         self._fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._fd, fcntl.LOCK_EX)
             for line in (header, *earlier):
                 _line(self._fd, line)
             new.rename(self.path)
@@ -223,17 +226,7 @@ def _is_held(fd: int) -> bool:
     return False
 
 
-def load(path: Path) -> Record | None:
-    """A journal; None when it is not one of ours or is gone."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        data = os.pread(fd, 1 << 24, 0)
-        held = _is_held(fd)
-    finally:
-        os.close(fd)
+def _parse(path: Path, data: bytes, held: bool) -> Record:
     head, *rest = data.split(b"\n")
     try:
         header = msgspec.json.decode(head, type=Header)
@@ -246,11 +239,33 @@ def load(path: Path) -> Record | None:
     return Record(path, header, made, header.pid if held else 0)
 
 
+def load(path: Path) -> Record | None:
+    """A journal; None when it is gone."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        return _parse(path, os.pread(fd, _SIZE_MAX, 0), _is_held(fd))
+    finally:
+        os.close(fd)
+
+
+def trusted(directory: Path) -> bool:
+    """Whether only this user can have put a journal there: a forged one would change a card."""
+    try:
+        found = directory.lstat()
+    except OSError:
+        return False
+    ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
+    return ours and not found.st_mode & 0o022
+
+
 def records(candidates: Sequence[Path]) -> list[Record]:
     """Every journal of this network namespace and this run of the kernel, the newest first."""
     boot, here = boot_id(), namespace()
     found: list[Record] = []
-    for directory in candidates:
+    for directory in filter(trusted, candidates):
         for path in sorted(directory.glob("nic-*.journal")):
             record = load(path)
             if record and record.header.boot != boot:
@@ -260,13 +275,20 @@ def records(candidates: Sequence[Path]) -> list[Record]:
     return sorted(found, key=lambda record: -record.header.time)
 
 
+def _is_abandoned(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return not _is_held(file.fileno())
+    except OSError:
+        return False
+
+
 def remove_half_made(candidates: Sequence[Path]) -> None:
     """Files of journals whose maker was killed before the first change."""
-    for directory in candidates:
+    for directory in filter(trusted, candidates):
         for path in directory.glob("nic-*.new"):
-            with contextlib.suppress(OSError), path.open("rb") as file:
-                if not _is_held(file.fileno()):
-                    remove(path)
+            if _is_abandoned(path):
+                remove(path)
 
 
 def current_name(record: Record) -> str:
@@ -277,17 +299,48 @@ def current_name(record: Record) -> str:
         return ""
 
 
-def restore(record: Record) -> Outcome:
-    """Undoes what a journal tells of and removes it.
+def _lock(record: Record) -> int:
+    """Holds the journal, so that two do not undo it at once; -1 when another one has undone it.
 
-    The caller has made sure that its keeper is gone or wants this.
+    Raises when a server keeps it: a restore takes moments, a server does not let go.
     """
-    name = current_name(record)
-    if not name:
-        remove(record.path)
+    try:
+        fd = os.open(record.path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return -1
+    end_s = time.monotonic() + _LOCK_S
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except OSError:
+            if time.monotonic() >= end_s:
+                os.close(fd)
+                raise refuse_taken(record) from None
+            time.sleep(0.01)
+    if os.fstat(fd).st_nlink == 0:
+        os.close(fd)
+        return -1
+    return fd
+
+
+def restore(record: Record) -> Outcome:
+    """Undoes what a journal tells of and removes it. Raises when its keeper lives."""
+    fd = _lock(record)
+    if fd < 0:
         return Outcome()
-    with Card(name) as card:
-        outcome = take_back(card, record.changes, record.header.settings)
+    try:
+        return _restore(_parse(record.path, os.pread(fd, _SIZE_MAX, 0), held=True))
+    finally:
+        os.close(fd)
+
+
+def _restore(record: Record) -> Outcome:
+    name = current_name(record)
+    outcome = Outcome()
+    if name:
+        with Card(name) as card:
+            outcome = take_back(card, record.changes, record.header.settings)
     if not outcome.stays:
         remove(record.path)
     return outcome
@@ -309,13 +362,18 @@ def header(card: Card, index: int, keeper: str, instance_name: str) -> Header:
     )
 
 
-def stale(candidates: Sequence[Path], index: int) -> list[Record]:
-    """Journals of killed servers on this interface."""
+def left_behind(candidates: Sequence[Path], index: int) -> list[Record]:
+    """Journals of servers on this interface: who holds its lock knows that they were killed."""
     return [
         record
         for record in records(candidates)
-        if record.header.index == index and record.header.keeper == "server" and not record.pid
+        if record.header.index == index and record.header.keeper == "server"
     ]
+
+
+def stale(candidates: Sequence[Path], index: int) -> list[Record]:
+    """Journals of killed servers on this interface."""
+    return [record for record in left_behind(candidates, index) if not record.pid]
 
 
 def refuse_taken(record: Record) -> DeviceUnavailableError:

@@ -211,6 +211,51 @@ def test_a_journal_that_was_never_finished_is_removed(card: FakeCard, tmp_path: 
     assert list(tmp_path.iterdir()) == [other]
 
 
+def test_who_restores_holds_the_journal(
+    card: FakeCard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = opened(card, tmp_path)
+    made.change(wanted()[0])
+    monkeypatch.setattr(journal, "_LOCK_S", 0.05)
+    (record,) = journal.records([tmp_path])
+    with pytest.raises(DeviceUnavailableError, match="uses it and undoes its changes"):
+        journal.restore(record)
+    assert card.now != settings()
+    made.close()
+    assert journal.restore(record) == journal.Outcome()
+    assert card.now == settings()
+    card.set_flag(0x100, True)
+    assert journal.restore(record) == journal.Outcome()  # somebody was faster: nothing is done
+    assert card.now.promisc
+
+
+def test_changes_made_after_the_journal_was_read_are_undone_too(
+    card: FakeCard, tmp_path: Path
+) -> None:
+    made = opened(card, tmp_path)
+    (record,) = journal.records([tmp_path])
+    for change in wanted():
+        made.change(change)
+    made.close()
+    assert journal.restore(record) == journal.Outcome()
+    assert card.now == settings()
+
+
+def test_a_directory_that_others_can_write_to_is_not_believed(
+    card: FakeCard, tmp_path: Path
+) -> None:
+    """Or a forged journal in /tmp would change the card of whoever restores."""
+    opened(card, tmp_path).close()
+    assert len(journal.records([tmp_path])) == 1
+    for mode in (0o777, 0o720):
+        tmp_path.chmod(mode)
+        assert journal.records([tmp_path]) == []
+    tmp_path.chmod(0o700)
+    link = tmp_path.parent / f"{tmp_path.name}-link"
+    link.symlink_to(tmp_path)
+    assert journal.records([link]) == []
+
+
 def test_the_namespace_and_the_boot_have_names() -> None:
     assert journal.namespace() == journal.namespace() != ""
     assert len(journal.boot_id()) == 36
