@@ -16,7 +16,6 @@ from typing import Any
 
 from shardserver import values
 from shardserver.errors import ConfigInvalidError, UsageError
-from shardserver.nic.changes import OFFLOADS, parse_rss
 from shardserver.nic.policy import POLICIES
 from shardserver.values import Address, DeviceName, Service
 
@@ -302,10 +301,16 @@ _NIC = (
     _nic("policy", _one_of(*POLICIES), "auto", "NAME", f"{', '.join(POLICIES)}: who gets frames"),
     _nic("force", _bool, "false", "BOOL", "take an interface that carries the host's own traffic"),
     _nic("confirm", values.parse_seconds_us, "0", "SECONDS", "stop unless confirmed; 0: stay"),
-    _nic("offloads", _one_of(*OFFLOADS), "auto", "auto|keep|off", "auto: as the backend needs it"),
+    _nic(
+        "offloads",
+        _one_of("auto", "keep", "off"),
+        "auto",
+        "auto|keep|off",
+        "auto: as the backend needs it",
+    ),
     _nic("promisc", _bool, "false", "BOOL", "receive frames for every MAC address"),
     _nic("channels", values.parse_count, "0", "N", "queues that the card is to have; 0: keep"),
-    _nic("rss", parse_rss, "keep", "LIST", "keep, or symmetric and equal[:N] with a comma"),
+    _nic("rss", values.parse_rss, "keep", "LIST", "keep, or symmetric and equal[:N] with a comma"),
 )
 SETTINGS: tuple[Setting, ...] = _SERVER + _TCP + _LIMITS + _NIC + _LOG
 BY_NAME: Mapping[str, Setting] = {setting.name: setting for setting in SETTINGS}

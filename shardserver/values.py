@@ -189,6 +189,19 @@ def parse_services(text: str) -> tuple[Service, ...]:
     return tuple(parse_service(part.strip()) for part in text.split(",") if part.strip())
 
 
+def parse_rss(text: str) -> tuple[str, ...]:
+    """keep, or symmetric and equal[:N] with a comma between them."""
+    found: list[str] = []
+    for word in [] if text == "keep" else text.split(","):
+        head, colon, count = word.partition(":")
+        counted = count.isascii() and count.isdigit() and 1 <= int(count) <= 1024
+        known = word in ("symmetric", "equal") or (head == "equal" and counted)
+        if not known or (colon and not counted) or head in [w.partition(":")[0] for w in found]:
+            raise ValueError("expected keep, symmetric, equal, equal:N or symmetric,equal:N")
+        found.append(word)
+    return tuple(found)
+
+
 def parse_cpus(text: str) -> tuple[int, ...]:
     """A CPU list such as 0,2-5, in the order given; () for "auto"."""
     if text == "auto":

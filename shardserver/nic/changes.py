@@ -16,7 +16,6 @@ from shardserver.nic.settings import Channels, Feature, Rss, Settings
 
 TOEPLITZ = 1
 SYMMETRIC_WORD = "6d5a"  # a key that repeats 16 bits hashes both directions of a flow alike
-OFFLOADS = ("auto", "keep", "off")
 # Offloads that a backend cannot live with. A name with "*" stands for all that begin so.
 _TRANSMIT = ("tx-checksum-*", "tx-scatter-gather*", "tx-vlan-*", "tx-*-segmentation", "tx-gso-list")
 _RECEIVE = ("rx-checksum", "rx-gro*", "rx-lro", "rx-udp-gro-forwarding", "rx-vlan-*-parse")
@@ -297,19 +296,6 @@ def is_back(change: Change, now: Settings) -> bool:
             if now.rss is None or now.rss.key != rss.key:
                 return False
             return has_default_table(now.rss, now.channels) if own else now.rss.table == rss.table
-
-
-def parse_rss(text: str) -> tuple[str, ...]:
-    """keep, or symmetric and equal[:N] with a comma between them."""
-    found: list[str] = []
-    for word in [] if text == "keep" else text.split(","):
-        head, colon, count = word.partition(":")
-        counted = count.isascii() and count.isdigit() and 1 <= int(count) <= 1024
-        known = word in ("symmetric", "equal") or (head == "equal" and counted)
-        if not known or (colon and not counted) or head in [w.partition(":")[0] for w in found]:
-            raise ValueError("expected keep, symmetric, equal, equal:N or symmetric,equal:N")
-        found.append(word)
-    return tuple(found)
 
 
 def undone(changes: Sequence[Change]) -> list[Change]:

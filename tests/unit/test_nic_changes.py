@@ -162,22 +162,3 @@ def test_every_change_survives_the_journals_form() -> None:
     plan = changes.plan("eth0", settings(), wishes)
     for change in (*plan.before_open, *plan.after_open):
         assert msgspec.json.decode(msgspec.json.encode(change), type=changes.Change) == change
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("keep", ()),
-        ("symmetric", ("symmetric",)),
-        ("equal:4,symmetric", ("equal:4", "symmetric")),
-        ("equal", ("equal",)),
-    ],
-)
-def test_rss_words_are_read(text: str, words: tuple[str, ...]) -> None:
-    assert changes.parse_rss(text) == words
-
-
-@pytest.mark.parametrize("text", ["", "equal:0", "equal:", "equal,equal:2", "symmetric:1", "x"])
-def test_wrong_rss_words_are_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="expected keep"):
-        changes.parse_rss(text)
