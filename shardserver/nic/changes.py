@@ -231,6 +231,8 @@ def _counts(channels: Channels) -> str:
 def describe(change: Change) -> str:
     """A change in words: what was, and what is."""
     match change:
+        case FlagChange(flag="up", after=after):
+            return "link down → up" if after else "link up → down"
         case FlagChange(flag=flag, before=before, after=after):
             return f"{flag} {_on(before)} → {_on(after)}"
         case FeatureChange(after=after):

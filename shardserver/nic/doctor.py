@@ -138,7 +138,8 @@ def _user_namespace(facts: Facts) -> Finding:
 
 def _memlock(facts: Facts) -> Finding:
     here = facts.machine
-    if here.memlock < 0 or here.has("ipc_lock"):
+    # a capability of another user namespace lifts no limit
+    if here.memlock < 0 or (here.has("ipc_lock") and here.first_user_namespace):
         return ok("memlock", "no limit")
     text = f"{here.memlock >> 10} KiB may be locked"
     if here.memlock >= MEMLOCK_WANTED:

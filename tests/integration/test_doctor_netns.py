@@ -64,7 +64,7 @@ def test_fix_brings_the_link_up_and_restore_takes_it_down_again() -> None:
         assert code == 6
         assert finding(document, "link")["fix"] == f"ip link set {wire.server_if} up"
         code, document = examine(server, wire, "--fix")
-        assert set(document["fixed"]) >= {"up off → on", "promisc on → off"}
+        assert set(document["fixed"]) >= {"link down → up", "promisc on → off"}
         assert finding(document, "promisc")["status"] == "ok"
         assert settings(wire) != before
         fixed = settings(wire)

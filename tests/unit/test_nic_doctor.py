@@ -98,6 +98,8 @@ def test_a_good_machine_passes_everywhere() -> None:
          "sysctl -w user.max_user_namespaces=15000"),
         ({"memlock": 8 << 20, "capabilities": frozenset({"net_raw"})}, "memlock", "warn",
          "ulimit -l unlimited"),
+        ({"memlock": 8 << 20, "first_user_namespace": False}, "memlock", "warn",
+         "ulimit -l unlimited"),
         ({"huge_transparent": "never"}, "hugepages", "warn",
          "echo madvise > /sys/kernel/mm/transparent_hugepage/enabled"),
         ({"left": ("promisc off → on",)}, "journal", "fail", "shardserver nic restore eth0"),
