@@ -31,7 +31,7 @@ class Driven(Card):
             raise OSError(errno.EOPNOTSUPP, "not supported")
         command = struct.unpack_from("=I", data)[0]
         answer = {
-            0x03: self._driver, 0x0E: self._words(1, 3, 16, 0, 0, 5, 32, 0, 0, 0, 1, 0),
+            0x03: self._driver, 0x0E: self._words(1, 3, 16, 0, 5, 32, 0, 0, 0, 1, 0),
             0x10: self._words(4096, 0, 0, 2048, 512, 0, 0, 256), 0x12: self._words(1, 0, 1),
             0x37: self._string_set, 0x1B: self._strings, 0x3A: self._features,
             0x3C: self._words(0, 0, 1, 8, 0, 0, 1, 4), GRSSH: self._rss,
