@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.plan import Plan
-from orchestrator.topology import Interface, Queue, Topology
+from orchestrator.topology import Queue, Topology
 from shardserver import logs
 from shardserver.config import Config
 from shardserver.errors import ShardserverError
@@ -39,21 +39,28 @@ def cannot(name: str, available: Sequence[str]) -> dict[str, str]:
     link = inventory.link_of(name)
     if link is None:
         return {}
+    if machine.taken(link.index):
+        # The XDP program is a shardserver's: of one that lives, which the device's lock will tell,
+        # or of orphans of a killed one that are just leaving.
+        link = replace(link, xdp_mode="none")
     found = probe.verdicts(link, machine.read(), available)
     return {backend: why for backend, why in found.items() if why}
 
 
-def wishes(config: Config, backend: str, own_mac: bytes) -> Wishes:
-    """What a server with this configuration wants of its interface. Pure."""
-    foreign = changes.needs_promisc(backend, config.mac, own_mac)
-    return Wishes(backend, config.offloads, config.promisc or foreign, config.channels, config.rss)
+def wishes(config: Config, backend: str) -> Wishes:
+    """What a server with this configuration wants of its interface. Pure.
+
+    A MAC that is not the card's is no wish: a backend asks for its frames through a socket of its
+    own, and the kernel takes that back when the socket closes, whoever is killed.
+    """
+    return Wishes(backend, config.offloads, config.promisc, config.channels, config.rss)
 
 
-def plan_changes(interface: Interface, config: Config, backend: str) -> ChangePlan:
+def plan_changes(name: str, config: Config, backend: str) -> ChangePlan:
     """What would be changed on the interface now. Raises what its driver cannot do."""
-    with Card(interface.name) as card:
+    with Card(name) as card:
         settings = apply.read(card)
-    return changes.plan(interface.name, settings, wishes(config, backend, interface.mac))
+    return changes.plan(name, settings, wishes(config, backend))
 
 
 def check_way(name: str, config: Config, environment: Mapping[str, str]) -> tuple[str, ...]:
@@ -124,7 +131,7 @@ def prepared(made: Plan, config: Config, environment: Mapping[str, str]) -> Iter
     restore_stale(name, made.ifindex, candidates)
     with Card(name) as card:
         found = apply.read(card)
-        plan = changes.plan(name, found, wishes(config, made.device.backend, made.own_mac))
+        plan = changes.plan(name, found, wishes(config, made.device.backend))
         for note in plan.notes:
             logs.get().warning("%s", note)
         if not plan.before_open and not plan.after_open:

@@ -269,7 +269,7 @@ def make_plan(config: Config, refused: Mapping[str, str] = plan.NOTHING) -> plan
     if not made.ifindex or not machine.interface:
         return made
     notes = host.check_way(name, config, os.environ)
-    planned = host.plan_changes(machine.interface, config, made.device.backend)
+    planned = host.plan_changes(name, config, made.device.backend)
     words = [changes.describe(c) for c in (*planned.before_open, *planned.after_open)]
     return replace(made, notes=(*made.notes, *notes, *planned.notes), changes=tuple(words))
 

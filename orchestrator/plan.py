@@ -51,7 +51,6 @@ class Plan:
     shards: tuple[ShardPlan, ...]
     ladder: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    own_mac: bytes = bytes(6)
     policy: str = "exclusive"
     changes: tuple[str, ...] = ()
 
@@ -210,7 +209,6 @@ def make(
         shards=_place(device, count, order, topology),
         ladder=ladder,
         notes=_notes(count, order, node, topology),
-        own_mac=topology.interface.mac if topology.interface else bytes(6),
         policy=policy.choose(backend, config.policy, str(device)),
     )
 

@@ -25,9 +25,6 @@ _HARMFUL: dict[str, tuple[str, ...]] = {
 }
 _OFF = _HARMFUL["netmap"]
 _SHOWN = 4  # offloads that a line names
-# Backends that see a foreign MAC's frames only when the interface is promiscuous; the others ask
-# the kernel for it through their own sockets, which undo it by closing.
-_PROMISCUOUS = frozenset({"netmap", "xdp"})
 
 
 class FlagChange(msgspec.Struct, frozen=True, tag="flag"):
@@ -212,11 +209,6 @@ def plan(name: str, settings: Settings, wishes: Wishes) -> ChangePlan:
     if wishes.promisc and not settings.promisc:
         last.append(FlagChange("promisc", False, True))
     return ChangePlan(tuple(first), tuple(last), tuple(f"{name}: {note}" for note in notes))
-
-
-def needs_promisc(backend: str, mac: bytes | None, own_mac: bytes) -> bool:
-    """Whether a MAC that is not the card's takes promiscuity on this backend."""
-    return mac is not None and mac != own_mac and backend in _PROMISCUOUS
 
 
 def _on(value: bool) -> str:

@@ -190,6 +190,8 @@ def _backend(facts: Facts, its: Interface) -> Finding:
     found = probe.verdicts(its.link, facts.machine, facts.available)
     why = " · ".join(f"{backend}: {reason}" for backend, reason in found.items() if reason)
     taken = best(facts)
+    if its.taken:
+        return ok("backend", "in use by a shardserver: status tells which")
     if not taken:
         kind = NoPermissionError if "CAP_" in why else DeviceUnavailableError
         return fail("backend", f"none can open it: {why}", "shardserver demo", kind=kind)
@@ -198,7 +200,7 @@ def _backend(facts: Facts, its: Interface) -> Finding:
 
 def _xdp(facts: Facts, its: Interface) -> Finding:
     modes = probe.xdp_modes(its.link, facts.machine)
-    if its.link.xdp_mode != "none":
+    if its.link.xdp_mode != "none" and not its.taken:
         text = (
             f"a {its.link.xdp_mode} program (id {its.link.xdp_program}) is on it; driver: {modes}"
         )

@@ -47,7 +47,8 @@ def _read(link: Link, here: Machine, addresses: list[str], available: Sequence[s
     with Card(link.name) as card:
         driver = card.driver()
         channels = card.channels()
-    found = probe.verdicts(link, here, available)
+    taken = machines.taken(link.index)
+    found = (probe.verdicts_taken if taken else probe.verdicts)(link, here, available)
     return Device(
         name=link.name,
         index=link.index,
@@ -62,7 +63,7 @@ def _read(link: Link, here: Machine, addresses: list[str], available: Sequence[s
         state=state(link),
         carrier=link.carrier,
         addresses=addresses,
-        taken=machines.taken(link.index),
+        taken=taken,
         xdp=probe.xdp_modes(link, here),
         backends=found,
         best=probe.best(found),

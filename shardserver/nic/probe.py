@@ -23,6 +23,7 @@ OTHER = {
     "tap": "makes an interface of its own: --device tap:NAME",
     "vde": "a switch's socket: --device vde:PATH",
 }
+TAKEN = "a shardserver has it"
 _ETHERNET, _LOOPBACK = 1, 772
 _XDP_KERNEL = (5, 9)  # BPF_LINK_CREATE for XDP
 
@@ -86,6 +87,12 @@ def verdicts(link: Link, machine: Machine, available: Sequence[str]) -> dict[str
     return {b: why_not(b, link, machine, available) for b in backends if b not in OTHER}
 
 
+def verdicts_taken(link: Link, machine: Machine, available: Sequence[str]) -> dict[str, str]:
+    """The same for an interface that a shardserver has: two would answer each frame twice."""
+    found = verdicts(link, machine, available)
+    return {b: TAKEN if b in available else why for b, why in found.items()}
+
+
 def best(found: dict[str, str]) -> str:
     """The highest rung of the ladder that can; "" for none."""
     return next((backend for backend in LADDER if found.get(backend) == ""), "")
@@ -108,9 +115,11 @@ def xdp_modes(link: Link, machine: Machine) -> str:
 def interface_of(device: DeviceName) -> str:
     """The interface in a device's name, which may carry a ring or options; "" where it has none.
 
-    A name that begins with "/" is a file: pcap:/tmp/x.pcap.
+    A name that begins with "/" is a file, pcap:/tmp/x.pcap; netmap's pipes and switches are none.
     """
     if device.backend in OTHER or "/" in device.name[:1]:
+        return ""
+    if device.backend == "netmap" and re.match(r"vale|.*[{}]", device.name):
         return ""
     name = device.name.partition(":")[0]
     if device.backend == "netmap":

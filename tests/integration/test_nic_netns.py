@@ -327,4 +327,6 @@ def test_devices_tell_what_can_be_opened_and_what_is_taken() -> None:
         assert device["backends"]["packet"] == ""
         assert device["taken"] is False
         assert start(server, wire).returncode == 0
-        assert found()["taken"] is True
+        device = found()
+        assert (device["taken"], device["best"]) == (True, "")
+        assert device["backends"]["packet"] == "a shardserver has it"

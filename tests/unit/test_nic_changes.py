@@ -59,15 +59,6 @@ def test_promiscuity_comes_after_the_rings_are_open() -> None:
     assert changes.plan("eth0", on, Wishes(promisc=True)) == changes.ChangePlan()
 
 
-def test_a_foreign_mac_takes_promiscuity_where_no_socket_asks_for_it() -> None:
-    own, other = bytes([2, 0, 0, 0, 0, 1]), bytes([2, 0, 0, 0, 0, 2])
-    assert changes.needs_promisc("netmap", other, own)
-    assert changes.needs_promisc("xdp", other, own)
-    assert not changes.needs_promisc("packet", other, own)
-    assert not changes.needs_promisc("netmap", own, own)
-    assert not changes.needs_promisc("netmap", None, own)
-
-
 def test_queues_are_combined_or_a_pair_of_each() -> None:
     change = only(changes.plan("eth0", settings(rss=None), Wishes(channels=2)))
     assert isinstance(change, ChannelChange)

@@ -140,6 +140,11 @@ def test_what_a_driver_does_not_tell_is_no_fault() -> None:
     assert {finding.status for finding in doctor.examine(silent)} == {"ok"}
 
 
+def test_an_interface_that_serves_is_no_fault() -> None:
+    serving = facts(taken=True, xdp_mode="native", xdp_program=7)
+    assert {finding.status for finding in doctor.examine(serving)} == {"ok"}
+
+
 def test_the_gravest_failure_is_the_exit_code() -> None:
     def code(**changed: object) -> int:
         return findings.exit_code(doctor.examine(facts(**changed)))

@@ -65,6 +65,14 @@ def test_each_refusal_has_its_reason(
     assert probe.why_not(backend, link(**of_link), here, ALL).startswith(why)
 
 
+def test_what_a_server_has_nobody_else_can_open() -> None:
+    found = probe.verdicts_taken(link(xdp_mode="native"), HERE, ("mem", "packet", "xdp"))
+    assert found == {
+        "netmap": "not in this build", "xdp": probe.TAKEN, "packet": probe.TAKEN,
+    }  # fmt: skip
+    assert probe.best(found) == ""
+
+
 def test_xdp_modes_are_the_drivers() -> None:
     assert probe.xdp_modes(link(), HERE) == "native, copy"
     flags = netlink.XDP_BASIC | netlink.XDP_ZERO_COPY
@@ -82,6 +90,8 @@ def test_xdp_modes_are_the_drivers() -> None:
         ("netmap:eth0^", "eth0"),
         ("netmap:eth0-1@2", "eth0"),
         ("netmap:eth0/x", "eth0"),
+        ("netmap:x{1", ""),
+        ("netmap:vale0:1", ""),
         ("xdp:br-lan", "br-lan"),
         ("mem:eth0", ""),
         ("vde:/run/sw.ctl", ""),

@@ -13,6 +13,8 @@ from shardserver.errors import (
     NoPermissionError,
     UsageError,
 )
+from shardserver.nic import inventory, netlink
+from shardserver.nic import machine as nic_machine
 from shardserver.nic.changes import Wishes
 
 AVAILABLE = ("mem", "packet")
@@ -175,12 +177,24 @@ def test_the_plan_counts_the_queues_that_there_will_be() -> None:
     assert host.with_channels(machine(), 0) == machine()
 
 
+def test_the_program_of_a_server_that_is_leaving_is_no_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    link = netlink.Link(3, "eth0", 1, 0x1043, bytes(6), 1500, xdp_mode="native", xdp_program=7)
+    here = nic_machine.Machine(kernel="6.1", capabilities=frozenset(nic_machine.CAPABILITIES))
+    monkeypatch.setattr(inventory, "link_of", lambda _name: link)
+    monkeypatch.setattr(nic_machine, "read", lambda: here)
+    available = ("mem", "packet", "xdp")
+    monkeypatch.setattr(nic_machine, "taken", lambda _index: False)
+    assert "another native XDP program (id 7)" in host.cannot("eth0", available)["xdp"]
+    monkeypatch.setattr(nic_machine, "taken", lambda _index: True)
+    assert list(host.cannot("eth0", available)) == ["netmap"]
+
+
 def test_what_a_server_wants_of_its_interface() -> None:
-    own = bytes([2, 0, 0, 0, 0, 1])
     flags = settings(iface="eth0", mac="02:00:00:00:00:02", offloads="off", channels="2")
-    assert host.wishes(flags, "xdp", own) == Wishes("xdp", "off", True, 2, ())
-    assert host.wishes(flags, "packet", own) == Wishes("packet", "off", False, 2, ())
-    assert host.wishes(settings(promisc="true"), "packet", own).promisc
+    assert host.wishes(flags, "xdp") == Wishes("xdp", "off", False, 2, ())
+    assert host.wishes(settings(promisc="true"), "packet") == Wishes("packet", "auto", True)
 
 
 def test_more_workers_than_cpus_share_and_say_so() -> None:
