@@ -13,7 +13,12 @@ from typing import Any
 import msgspec
 
 from shardserver import cli_show, native, protocol
-from shardserver.errors import DeviceUnavailableError, ShardserverError, UsageError
+from shardserver.errors import (
+    DeviceUnavailableError,
+    NoPermissionError,
+    ShardserverError,
+    UsageError,
+)
 from shardserver.nic import apply, changes, inventory, journal
 from shardserver.nic.ethtool import Card
 from shardserver.nic.inventory import Device
@@ -144,8 +149,8 @@ def _show(args: argparse.Namespace) -> int:
     for record in found:
         _print_record(record)
     if not found:
-        print(f"{args.interface or 'no interface'} has no changes of ours" if index else
-              "no interface of this network namespace has changes of ours")  # fmt: skip
+        who = args.interface or "no interface of this network namespace"
+        print(f"{who} has no changes of ours" if index else f"{who} has changes of ours")
     return 0
 
 
@@ -153,40 +158,52 @@ def _indented(lines: Sequence[str]) -> list[str]:
     return [f"  {line}" for line in lines]
 
 
+def _undo(record: Record) -> tuple[str, journal.Outcome]:
+    """The interface's name, "" when it is gone, and what was left of its changes."""
+    name = journal.current_name(record)
+    outcome = journal.restore(record)
+    if outcome.stays:
+        message = f"{name}: {'; '.join(outcome.stays)}"
+        kind = ShardserverError if os.geteuid() == 0 else NoPermissionError
+        raise kind(message, f"the journal stays: {record.path}; run it again as root")
+    return name, outcome
+
+
 def _restore(args: argparse.Namespace) -> int:
-    """Undoes what killed servers and `doctor --fix` have left, the newest first."""
+    """Undoes what killed servers and `doctor --fix` have left, the newest first.
+
+    Nothing is undone under a server that runs; that one does it when it stops.
+    """
     journal.remove_half_made(_candidates())
     found = _chosen(args.interface)
-    for record in found:
-        if record.pid:
-            raise journal.refuse_taken(record)
-    done = []
-    for record in found:
-        name = journal.current_name(record) or record.header.name
-        gone = not journal.current_name(record)
-        outcome = journal.restore(record)
-        if outcome.stays:
-            raise ShardserverError(
-                f"{name}: {'; '.join(outcome.stays)}",
-                f"the journal stays: {record.path}; run it again as root",
-            )
-        done.append((name, gone, record, outcome))
+    busy = {record.header.index: record for record in found if record.pid}
+    if args.interface and busy:
+        raise journal.refuse_taken(next(iter(busy.values())))
+    done = [(record, *_undo(record)) for record in found if record.header.index not in busy]
     if args.json:
         restored = [
-            {"interface": name, "gone": gone, "changes": list(record.changes),
-             "not_ours": list(outcome.foreign)}
-            for name, gone, record, outcome in done
+            {"interface": name or record.header.name, "gone": not name,
+             "changes": list(record.changes), "not_ours": list(outcome.foreign)}
+            for record, name, outcome in done
         ]  # fmt: skip
-        print(protocol.pretty({"schema": 1, "restored": restored}))
+        in_use = [record.header.name for record in busy.values()]
+        print(protocol.pretty({"schema": 1, "restored": restored, "in_use": in_use}))
         return 0
-    for name, gone, record, outcome in done:
-        words = "; ".join(changes.describe(change) for change in record.changes) or "nothing"
-        print(f"{name}: " + ("is gone, and its changes with it" if gone else f"undone: {words}"))
-        for line in outcome.foreign:
-            print(f"  not ours, left alone: {line}")
-    if not done:
+    for record, name, outcome in done:
+        _print_undone(record, name, outcome)
+    for record in busy.values():
+        print(f"{record.header.name}: left as it is: {_keeper(record)}")
+    if not found:
         print("nothing to restore")
     return 0
+
+
+def _print_undone(record: Record, name: str, outcome: journal.Outcome) -> None:
+    words = "; ".join(changes.describe(change) for change in record.changes) or "nothing"
+    told = f"undone: {words}" if name else "is gone, and its changes with it"
+    print(f"{name or record.header.name}: {told}")
+    for line in outcome.foreign:
+        print(f"  not ours, left alone: {line}")
 
 
 def nic(args: argparse.Namespace) -> int:
