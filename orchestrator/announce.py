@@ -20,11 +20,12 @@ class Announcer:
         self._link = link
         self._shards = shards
         self.stopping = False
+        self.confirm_by_s = 0.0  # of the monotonic clock; 0 when no confirmation is awaited
 
     def table(self) -> None:
         """The shards as they are now, to `control`."""
         infos = [shard.info() for shard in self._shards]
-        self._link.send(ShardTable(infos, stopping=self.stopping))
+        self._link.send(ShardTable(infos, self.stopping, self.confirm_by_s))
 
     def event(self, level: int, name: str, text: str, shard: int = -1, **fields: Any) -> None:
         """A log line and an event of the same name."""

@@ -31,6 +31,7 @@ class View:
     ask_worker: Callable[[int, str], bool]
     shards: list[ShardInfo] = field(default_factory=list)
     stopping: bool = False
+    confirm_by_s: float = 0.0
     reports: dict[int, tuple[float, WorkerReport]] = field(default_factory=dict)
 
     def snapshot(self) -> dict[str, Any]:
@@ -89,6 +90,7 @@ def status(view: View, properties: Mapping[str, Any]) -> dict[str, Any]:
         "schema": protocol.SCHEMA,
         "time": time.time(),
         "state": telemetry.overall(view.shards, view.stopping),
+        "confirm_left_s": round(view.confirm_by_s - now, 1) if view.confirm_by_s else None,
         **instance,
         "shards": shards,
     }
@@ -118,6 +120,16 @@ def restart(view: View, properties: Mapping[str, Any]) -> dict[str, Any]:
     return {"shards": shards}
 
 
+def confirm(view: View, properties: Mapping[str, Any]) -> dict[str, Any]:
+    """{} → {confirmed, left_s}. A server that awaits it stays; false when none is awaited."""
+    _take(properties, ())
+    awaited = bool(view.confirm_by_s) and not view.stopping
+    if awaited and not view.order(protocol.ConfirmOrder()):
+        raise NotRunningError("the orchestrator does not listen")
+    left_s = max(0.0, view.confirm_by_s - time.monotonic()) if awaited else 0.0
+    return {"confirmed": awaited, "left_s": round(left_s, 1)}
+
+
 def shard(view: View, properties: Mapping[str, Any]) -> dict[str, Any]:
     """{action: drain|resume|abort, shards: [N]} → {action, asked}. Asks the workers directly."""
     _take(properties, ("action", "shards"))
@@ -133,6 +145,7 @@ COMMANDS: dict[str, Command] = {
     "stats": stats,
     "stop": stop,
     "restart": restart,
+    "confirm": confirm,
     "shard": shard,
 }
 

@@ -101,9 +101,10 @@ class Control:
         messages = self._channel.receive()
         for message in messages or []:
             match message:
-                case ShardTable(shards=shards, stopping=stopping):
+                case ShardTable(shards=shards, stopping=stopping, confirm_by_s=confirm_by_s):
                     self._view.shards = shards
                     self._view.stopping = stopping
+                    self._view.confirm_by_s = confirm_by_s
                     self._known = True
                 case Notice(event=event):
                     self._publish("event", event)

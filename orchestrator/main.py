@@ -12,10 +12,10 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from orchestrator import control, plan, rings, topology
+from orchestrator import control, host, plan, rings, topology
 from orchestrator.link import ControlLink
 from orchestrator.shards import Shard
 from orchestrator.signals import Inbox
@@ -23,8 +23,9 @@ from orchestrator.supervisor import Hooks, Supervisor, Timings
 from orchestrator.telemetry import InstanceInfo
 from shardserver import __version__, affinity, instance, logs, native, privileges, worker
 from shardserver.config import Config
-from shardserver.errors import ConfigInvalidError, DeviceUnavailableError, NoPermissionError
+from shardserver.errors import TimedOutError
 from shardserver.instance import DeviceLock, InstanceLock, Paths
+from shardserver.nic import changes, policy, probe
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Parts:
     config: Config
     plan: plan.Plan
     lock: InstanceLock
+    nic: host.Preparation
     rings: rings.Rings
     shards: list[Shard]
     listeners: list[socket.socket]
@@ -63,35 +65,39 @@ def _endpoint(path: Path) -> str:
     return f"ipc://{path}"
 
 
-def _open(stack: ExitStack, config: Config, made: plan.Plan) -> tuple[plan.Plan, rings.Rings]:
-    """Opens the device; where the backend was left open, the next one if it cannot be had."""
-    refused: dict[str, str] = {}
-    while True:
-        try:
-            return made, stack.enter_context(rings.opened(made, config))
-        except (DeviceUnavailableError, NoPermissionError, ConfigInvalidError) as error:
-            refused[made.device.backend] = error.message
-            if not plan.next_rung(config, native.backend_names(), refused):
-                raise
-            made = make_plan(config, refused)
-
-
-def _assemble(stack: ExitStack, config: Config, made: plan.Plan, paths: Paths) -> Parts:
+def _assemble(
+    stack: ExitStack, config: Config, made: plan.Plan, environment: Mapping[str, str]
+) -> Parts:
     """Each stage in turn; `stack` undoes them."""
     started_s = time.monotonic()
+    paths = Paths(instance.runtime_dir(environment, os.geteuid()), config.name)
     identity = privileges.resolve(config.user, config.group)
     lock = stack.enter_context(InstanceLock(paths))
     key = instance.device_key(made.device.backend, made.device.name, made.ifindex)
     grace_s = instance.stale_grace_s(lock.was_stale)
     stack.enter_context(DeviceLock(key, str(made.device), grace_s))
-    made, opened = _open(stack, config, made)
+    inbox = stack.enter_context(Inbox())  # a signal must not fall between a change and its undoing
+    nic = stack.enter_context(host.prepared(made, config, environment))
+    nic.before_open()
+    opened = stack.enter_context(rings.opened(made, config))
+    nic.after_open()
     router = _listen(stack, paths.control)
     publisher = _listen(stack, paths.events)
     shards = [Shard(shard) for shard in made.shards]
     listeners = [_listen(stack, paths.shard(shard.shard)) for shard in made.shards]
-    inbox = stack.enter_context(Inbox())
     return Parts(
-        config, made, lock, opened, shards, listeners, router, publisher, inbox, identity, started_s
+        config=config,
+        plan=made,
+        lock=lock,
+        nic=nic,
+        rings=opened,
+        shards=shards,
+        listeners=listeners,
+        router=router,
+        publisher=publisher,
+        inbox=inbox,
+        identity=identity,
+        started_s=started_s,
     )
 
 
@@ -134,6 +140,7 @@ class Builder:
     def _close(self, *listeners: socket.socket) -> None:
         self._parts.lock.close_in_child()
         self._parts.inbox.close_in_child()
+        self._parts.nic.close_in_child()
         self._in_child()
         for listener in listeners:
             listener.close()
@@ -195,6 +202,7 @@ def _banner(parts: Parts) -> None:
     )
     for rung in parts.plan.ladder:
         log.info("backend: %s", rung)
+    log.info("policy %s", policy.explain(parts.plan.policy))
     for note in parts.plan.notes:
         log.info("note: %s", note)
 
@@ -224,7 +232,11 @@ def _supervise(stack: ExitStack, parts: Parts, callbacks: Callbacks) -> None:
         parts.shards,
         parts.rings.server,
         ControlLink(builder.control),
-        Timings(parts.config.boot_timeout / 1e6, parts.config.graceful_timeout / 1e6),
+        Timings(
+            parts.config.boot_timeout / 1e6,
+            parts.config.graceful_timeout / 1e6,
+            parts.config.confirm / 1e6,
+        ),
         Hooks(
             make_job=builder.worker,
             on_ready=lambda: _tell_ready(parts, callbacks),
@@ -239,22 +251,51 @@ def _supervise(stack: ExitStack, parts: Parts, callbacks: Callbacks) -> None:
     supervisor.run(parts.inbox)
     if supervisor.aborted:
         logs.get().warning("%d connections were reset", supervisor.aborted)
+    if supervisor.unconfirmed:
+        raise TimedOutError(
+            f"not confirmed within {parts.config.confirm / 1e6:g} s: the server was stopped and "
+            "every change to the interface undone",
+            f"shardserver confirm -n {parts.config.name}, in time, keeps it",
+        )
 
 
 def make_plan(config: Config, refused: Mapping[str, str] = plan.NOTHING) -> plan.Plan:
-    """What `run` would do on this machine: --dry-run. `refused`: backends that failed, and why."""
-    name = config.iface or (config.device.interface if config.device else "")
-    on_wire = not config.device or config.device.backend != "mem"
-    machine = topology.read(name if on_wire else "")
-    return plan.make(config, machine, native.backend_names(), refused)
+    """What `run` would do on this machine: --dry-run. `refused`: why a backend did not open it."""
+    name = probe.interface_of(config.wanted_device)
+    available = native.backend_names()
+    machine = host.with_channels(topology.read(name), config.channels)
+    cannot = {**(host.cannot(name, available) if name else {}), **refused}
+    made = plan.make(config, machine, available, cannot)
+    if not made.ifindex or not machine.interface:
+        return made
+    notes = host.check_way(name, config, os.environ)
+    planned = host.plan_changes(name, config, made.device.backend)
+    words = [changes.describe(c) for c in (*planned.before_open, *planned.after_open)]
+    return replace(made, notes=(*made.notes, *notes, *planned.notes), changes=tuple(words))
+
+
+def _run_on(
+    config: Config, made: plan.Plan, environment: Mapping[str, str], calls: Callbacks
+) -> None:
+    with ExitStack() as stack:
+        parts = _assemble(stack, config, made, environment)
+        _banner(parts)
+        _supervise(stack, parts, calls)
 
 
 def run(config: Config, environment: Mapping[str, str], callbacks: Callbacks) -> None:
-    """Runs a server until it has stopped; raises what kept it from starting or going on."""
-    made = make_plan(config)
-    paths = Paths(instance.runtime_dir(environment, os.geteuid()), config.name)
-    with ExitStack() as stack:
-        parts = _assemble(stack, config, made, paths)
-        _banner(parts)
-        _supervise(stack, parts, callbacks)
+    """Runs a server until it has stopped; raises what kept it from starting or going on.
+
+    Where the backend is left open and one refuses the device, the next rung of the ladder is taken.
+    """
+    refused: dict[str, str] = {}
+    while True:
+        made = make_plan(config, refused)
+        try:
+            _run_on(config, made, environment, callbacks)
+            break
+        except rings.NotOpenedError as failed:
+            refused[made.device.backend] = failed.error.message
+            if not plan.next_rung(config, native.backend_names(), refused):
+                raise failed.error from None
     logs.get().info("stopped; nothing is left")

@@ -14,14 +14,20 @@ from types import MappingProxyType
 from orchestrator.topology import Cpu, Topology
 from shardserver import values
 from shardserver.config import Config
-from shardserver.errors import ConfigInvalidError, DeviceUnavailableError, UsageError
+from shardserver.errors import (
+    ConfigInvalidError,
+    DeviceUnavailableError,
+    NoPermissionError,
+    UsageError,
+)
+from shardserver.nic import policy
+from shardserver.nic.probe import LADDER, interface_of
 from shardserver.values import Address, DeviceName
 
+_NO_RUNG = "run as root, or in a network namespace of your own; --device mem:NAME needs neither"
 MEM_ADDRESS = Address(values.parse_ip("10.77.0.1"), 16)
-# How an interface's rings may be opened, the fastest first.
-LADDER = ("netmap", "xdp", "packet")
-HARDWARE_RINGS = frozenset({"netmap", "xdp"})
 NOTHING: Mapping[str, str] = MappingProxyType({})
+HARDWARE_RINGS = frozenset({"netmap", "xdp"})
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,8 @@ class ShardPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """What `start` will do. `notes` explain choices that nobody made by name."""
+    """What `start` will do. `notes` explain choices that nobody made by name; `changes` are those
+    of the interface, in words."""
 
     device: DeviceName
     ifindex: int
@@ -44,6 +51,8 @@ class Plan:
     shards: tuple[ShardPlan, ...]
     ladder: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    policy: str = "exclusive"
+    changes: tuple[str, ...] = ()
 
 
 def choose_backend(
@@ -51,7 +60,7 @@ def choose_backend(
 ) -> tuple[str, tuple[str, ...]]:
     """The backend, and for "auto" the ladder with a reason for every rung passed over.
 
-    `refused`: what could not be opened on this interface, and why.
+    `refused`: what cannot be opened on this interface, and why.
     """
     known = (*LADDER, "mem", "tap", "pcap", "vde")
     if wanted.backend != "auto":
@@ -68,26 +77,26 @@ def choose_backend(
         )
     ladder: list[str] = []
     for backend in LADDER:
-        if backend in refused:
-            ladder.append(f"{backend}: {refused[backend]}")
-            continue
-        if backend in available:
+        why = refused.get(backend, "") if backend in available else "not in this build"
+        if not why:
             return backend, (*ladder, f"{backend}: taken")
-        ladder.append(f"{backend}: not in this build")
-    raise DeviceUnavailableError(f"{wanted.name}: no backend of this build can open it")
+        ladder.append(f"{backend}: {why}")
+    kind = NoPermissionError if "CAP_" in ladder[-1] else DeviceUnavailableError
+    raise kind(f"{wanted.name}: no backend can open it: {'; '.join(ladder)}", _NO_RUNG)
 
 
-def _check_interface(name: str, backend: str, topology: Topology) -> None:
+def _check_interface(device: DeviceName, topology: Topology) -> None:
+    name = interface_of(device)
+    if not name:
+        return
+    who = name if device.backend == "auto" else str(device)
     if topology.interface is None:
         have = ", ".join(topology.interfaces) or "none"
         raise DeviceUnavailableError(
-            f"{backend}:{name}: this network namespace has no interface {name}",
-            f"interfaces here: {have}",
+            f"{who}: this network namespace has no interface {name}", f"interfaces here: {have}"
         )
     if not topology.interface.up:
-        raise DeviceUnavailableError(
-            f"{backend}:{name}: the interface is down", f"ip link set {name} up"
-        )
+        raise DeviceUnavailableError(f"{who}: the interface is down", f"ip link set {name} up")
 
 
 def _address(config: Config, device: DeviceName, topology: Topology) -> Address:
@@ -181,10 +190,10 @@ def make(
             "no device: nothing to open rings on",
             "give --iface eth0, or --device mem:test for a software NIC",
         )
+    if wanted.backend in ("auto", *available):
+        _check_interface(wanted, topology)
     backend, ladder = choose_backend(wanted, available, refused)
     device = replace(wanted, backend=backend)
-    if backend != "mem":
-        _check_interface(wanted.interface, wanted.backend, topology)
     node = topology.interface.node if topology.interface else -1
     order = order_cpus(_usable(config, topology), node, config.numa)
     if not order:
@@ -200,6 +209,7 @@ def make(
         shards=_place(device, count, order, topology),
         ladder=ladder,
         notes=_notes(count, order, node, topology),
+        policy=policy.choose(backend, config.policy, str(device)),
     )
 
 
@@ -223,7 +233,9 @@ def render(plan: Plan, config: Config) -> list[str]:
     if plan.ladder:
         lines.append(f"backend   {' · '.join(plan.ladder)}")
     services = " ".join(str(service) for service in config.services)
+    lines += [f"change    {change} (undone at the end)" for change in plan.changes]
     lines += [
+        f"policy    {policy.explain(plan.policy)}",
         f"address   {plan.address}",
         f"services  {services}",
         f"engine    {config.engine}",
@@ -246,6 +258,8 @@ def document(plan: Plan, config: Config) -> dict[str, object]:
         "engine": config.engine,
         "services": [str(service) for service in config.services],
         "ladder": list(plan.ladder),
+        "policy": plan.policy,
+        "changes": list(plan.changes),
         "notes": list(plan.notes),
         "shards": [
             {"id": shard.shard, "ring": shard.ring, "cpu": shard.cpu, "node": shard.node}

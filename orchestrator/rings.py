@@ -9,6 +9,15 @@ from dataclasses import dataclass
 from orchestrator.plan import Plan
 from shardserver import native
 from shardserver.config import Config
+from shardserver.errors import ShardserverError
+
+
+class NotOpenedError(Exception):
+    """A backend refused the device; `error` says why. Another one may not."""
+
+    def __init__(self, error: ShardserverError) -> None:
+        super().__init__(error.message)
+        self.error = error
 
 
 @dataclass(frozen=True)
@@ -59,11 +68,21 @@ def server_options(plan: Plan, config: Config) -> native.ServerOptions:
     )
 
 
+def _device(plan: Plan, config: Config) -> native.Device:
+    try:
+        return native.Device(str(plan.device), device_options(plan, config))
+    except ShardserverError as error:
+        raise NotOpenedError(error) from None
+
+
 @contextmanager
 def opened(plan: Plan, config: Config) -> Iterator[Rings]:
-    """Opens every ring; closes all of it at the end, whatever happened between."""
+    """Opens every ring; closes all of it at the end, whatever happened between.
+
+    Raises NotOpenedError when the backend refuses the device.
+    """
     with (
-        native.Device(str(plan.device), device_options(plan, config)) as device,
+        _device(plan, config) as device,
         native.Server(device, server_options(plan, config)) as server,
     ):
         yield Rings(device, server)

@@ -23,7 +23,14 @@ from orchestrator.signals import Inbox
 from shardserver import logs, process, worker
 from shardserver.errors import BootFailedError, ProtocolError
 from shardserver.native import ShardWord
-from shardserver.protocol import Aborted, Drained, Ready, RestartOrder, StopOrder
+from shardserver.protocol import (
+    Aborted,
+    ConfirmOrder,
+    Drained,
+    Ready,
+    RestartOrder,
+    StopOrder,
+)
 
 TICK_S = 0.1
 QUICK_S = 2.0  # how long an abort may take before SIGKILL
@@ -39,6 +46,7 @@ class Timings:
 
     boot_s: float
     graceful_s: float
+    confirm_s: float = 0.0  # how long a server stays without a confirmation; 0: for good
 
 
 @dataclass(frozen=True)
@@ -76,6 +84,7 @@ class Supervisor:
         self._stop_due_s = 0.0
         self._failure = ""
         self.aborted = 0  # connections that the stop has reset
+        self.unconfirmed = False  # stopped because nobody confirmed in time
 
     def run(self, inbox: Inbox) -> None:
         """Forks everything, supervises, and returns when every shard has stopped."""
@@ -101,6 +110,7 @@ class Supervisor:
         if not self._ready and all(s.life.state is State.RUNNING for s in self._shards):
             self._ready = True
             self._hooks.on_ready()
+            self._await_confirmation()
             self._keep_standby()
 
     def _watch(self, fd: int, callback: Callable[[], None]) -> None:
@@ -273,6 +283,33 @@ class Supervisor:
                     self.stop(mode)
                 case RestartOrder(shards=numbers):
                     self._restart(numbers)
+                case ConfirmOrder():
+                    self._confirmed()
+
+    def _await_confirmation(self) -> None:
+        """Who has cut himself off cannot say so: without a word in time, all goes back."""
+        if not self._timings.confirm_s:
+            return
+        self._tell.confirm_by_s = time.monotonic() + self._timings.confirm_s
+        self._tell.event(
+            logging.WARNING,
+            "confirmation_awaited",
+            f"stops and undoes every change in {self._timings.confirm_s:g} s, unless confirmed: "
+            "shardserver confirm",
+        )
+        self._tell.table()
+
+    def _confirmed(self) -> None:
+        if self._tell.confirm_by_s and not self._stopping:
+            self._tell.confirm_by_s = 0.0
+            self._tell.event(logging.INFO, "confirmed", "confirmed: the server stays")
+            self._tell.table()
+
+    def _roll_back(self) -> None:
+        """Nobody has confirmed."""
+        self.unconfirmed = True
+        self._tell.event(logging.ERROR, "unconfirmed", "nobody confirmed: rolling back")
+        self.stop("quick")
 
     def _restart(self, numbers: Collection[int]) -> None:
         for shard in self._shards:
@@ -310,6 +347,8 @@ class Supervisor:
             self.stop(_FORCE[min(_FORCE.index(self._stopping) + 1, 3)])
         if self._ready:
             self._keep_standby()
+        if 0 < self._tell.confirm_by_s <= now_s and not self._stopping:
+            self._roll_back()
         if self._link.due_s and now_s >= self._link.due_s and not self._link.child:
             self._start_control()
 

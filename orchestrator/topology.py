@@ -88,19 +88,23 @@ def _irq_cpus(proc: Path, irq: int) -> tuple[int, ...]:
         return ()
 
 
-def _queue_irqs(proc: Path, name: str, count: int) -> dict[int, int]:
-    """Queue → IRQ by the names that drivers give in /proc/interrupts: eth0-TxRx-3, eth0-rx-3."""
+def _queue_irqs(proc: Path, name: str, device: str, count: int) -> dict[int, int]:
+    """Queue → IRQ by the names that drivers give in /proc/interrupts.
+
+    eth0-TxRx-3, eth0-rx-3, i40e-eth0-TxRx-3; by the bus: virtio2-input.3, mlx5_comp3@pci:DEVICE.
+    """
+    own = re.escape(name)
     irqs: dict[int, int] = {}
     for line in _text(proc / "interrupts").splitlines():
         found = re.match(r"\s*(\d+):", line)
         label = line.split()[-1] if line.split() else ""
         queue = re.fullmatch(
-            rf"(?:.*@)?{re.escape(name)}(?:-[A-Za-z]+)*[-.](\d+)|"
-            rf"{re.escape(name)}-(?:input|rx)\.?(\d+)",
+            rf"(?:\w+-|.*@)?{own}(?:-[A-Za-z]+)*[-.](\d+)|{own}-(?:input|rx)\.?(\d+)|"
+            rf"{re.escape(device)}-input\.(\d+)|\w+_comp(\d+)@pci:{re.escape(device)}",
             label,
         )
         if found and queue and "tx-" not in label.lower():
-            index = int(queue[1] or queue[2])
+            index = int(next(group for group in queue.groups() if group))
             if index < count:
                 irqs.setdefault(index, int(found[1]))
     return irqs
@@ -113,7 +117,7 @@ def read_interface(sysfs: Path, proc: Path, name: str) -> Interface | None:
     if not ifindex or "/" in name:
         return None
     count = max(1, len(list(base.glob("queues/rx-*"))))
-    irqs = _queue_irqs(proc, name, count)
+    irqs = _queue_irqs(proc, name, (base / "device").resolve().name, count)
     mac = _text(base / "address", "00:00:00:00:00:00")
     return Interface(
         name=name,

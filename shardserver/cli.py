@@ -6,6 +6,7 @@ output. Exit codes: shardserver.errors.
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import sys
@@ -44,6 +45,14 @@ def _demo(args: Any) -> int:
     return cli_demo.demo_command(args)
 
 
+def _host(module: str, name: str) -> Callable[[Any], int]:
+    def call(args: Any) -> int:
+        command: Callable[[Any], int] = getattr(importlib.import_module(module), name)
+        return command(args)
+
+    return call
+
+
 # Imported when called: -h and a wrong option need none of it.
 _COMMANDS: dict[str, Callable[[Any], int]] = {
     "start": _start,
@@ -53,6 +62,10 @@ _COMMANDS: dict[str, Callable[[Any], int]] = {
     "restart": _show("restart"),
     "load": _load,
     "demo": _demo,
+    "devices": _host("shardserver.cli_nic", "devices"),
+    "nic": _host("shardserver.cli_nic", "nic"),
+    "confirm": _host("shardserver.cli_nic", "confirm"),
+    "doctor": _host("shardserver.cli_doctor", "doctor_command"),
 }
 
 

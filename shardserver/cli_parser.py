@@ -16,9 +16,9 @@ shardserver: a TCP server on network-card rings, one pinned worker and stack per
 
   shardserver demo                   shards on a software NIC, verified echo; no root
   shardserver start --iface eth0     serve on an interface; --device mem:NAME needs none
-  shardserver status | stats -w      what runs, and how fast
+  shardserver devices | doctor       interfaces here, and what keeps them from serving
+  shardserver status | stats -w      what runs, and how fast; stop: drain and stop
   shardserver load 10.0.0.1          many verified connections against a server
-  shardserver stop                   drain and stop
   shardserver COMMAND -h             every option"""
 
 
@@ -149,6 +149,7 @@ def _add_demo(commands: Any) -> None:
 
 def make() -> tuple[Parser, dict[str, Parser]]:
     """The parser, and that of each command."""
+    from shardserver import cli_nic_options
     from shardserver.load import add_arguments as add_load_arguments
 
     parser = Parser(
@@ -166,6 +167,7 @@ def make() -> tuple[Parser, dict[str, Parser]]:
     _add_clients(commands)
     add_load_arguments(commands.add_parser("load", help="verified load against a server"))
     _add_demo(commands)
+    cli_nic_options.add(commands, _exit_codes())
     return parser, commands.choices
 
 

@@ -83,6 +83,11 @@ def _print_status(answer: Mapping[str, Any]) -> None:
         for shard in answer["shards"]
     ]
     print(table(rows))
+    if answer["confirm_left_s"] is not None:
+        print(
+            f"rolls back in {max(0.0, answer['confirm_left_s']):.0f} s unless confirmed: "
+            f"shardserver confirm -n {answer['name']}"
+        )
     for shard in answer["shards"]:
         if shard["reason"] and shard["state"] != "running":
             print(f"shard {shard['id']}: {shard['reason']}")

@@ -16,6 +16,7 @@ from typing import Any
 
 from shardserver import values
 from shardserver.errors import ConfigInvalidError, UsageError
+from shardserver.nic.policy import POLICIES
 from shardserver.values import Address, DeviceName, Service
 
 ENVIRONMENT_PREFIX = "SHARDSERVER_"
@@ -288,7 +289,31 @@ _LOG = (
         "log of a daemon; NAME.log in the runtime directory by default",
     ),
 )
-SETTINGS: tuple[Setting, ...] = _SERVER + _TCP + _LIMITS + _LOG
+
+
+def _nic(
+    name: str, parse: Callable[[str], object], default: str, metavar: str, text: str
+) -> Setting:
+    return Setting(name, "nic", parse, default, metavar, text)
+
+
+_bool = values.parse_bool
+_NIC = (
+    _nic("policy", _one_of(*POLICIES), "auto", "NAME", f"{', '.join(POLICIES)}: who gets frames"),
+    _nic("force", _bool, "false", "BOOL", "take an interface that carries the host's own traffic"),
+    _nic("confirm", values.parse_seconds_us, "0", "SECONDS", "stop unless confirmed; 0: stay"),
+    _nic(
+        "offloads",
+        _one_of("auto", "keep", "off"),
+        "auto",
+        "auto|keep|off",
+        "auto: as the backend needs it",
+    ),
+    _nic("promisc", _bool, "false", "BOOL", "receive frames for every MAC address"),
+    _nic("channels", values.parse_count, "0", "N", "queues that the card is to have; 0: keep"),
+    _nic("rss", values.parse_rss, "keep", "LIST", "keep, or symmetric and equal[:N] with a comma"),
+)
+SETTINGS: tuple[Setting, ...] = _SERVER + _TCP + _LIMITS + _NIC + _LOG
 BY_NAME: Mapping[str, Setting] = {setting.name: setting for setting in SETTINGS}
 SECTIONS: tuple[str, ...] = tuple(dict.fromkeys(setting.section for setting in SETTINGS))
 
@@ -332,6 +357,13 @@ class Config:
     links: int
     mtu: int
     spin: int
+    policy: str
+    force: bool
+    confirm: int
+    offloads: str
+    promisc: bool
+    channels: int
+    rss: tuple[str, ...]
     log_format: str
     log_level: str
     log_file: str

@@ -72,6 +72,7 @@ class ShardTable(msgspec.Struct, frozen=True, tag=True):
 
     shards: list[ShardInfo]
     stopping: bool = False
+    confirm_by_s: float = 0.0  # of the monotonic clock; 0: no confirmation is awaited
 
 
 class Notice(msgspec.Struct, frozen=True, tag=True):
@@ -90,6 +91,10 @@ class RestartOrder(msgspec.Struct, frozen=True, tag=True):
     """Control to orchestrator: replace the workers of these shards."""
 
     shards: list[int]
+
+
+class ConfirmOrder(msgspec.Struct, frozen=True, tag=True):
+    """Control to orchestrator: somebody reaches the server; it may stay."""
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
@@ -147,7 +152,7 @@ class WorkerReport(msgspec.Struct, frozen=True):
 
 
 FromOrchestrator = ShardTable | Notice
-FromControl = StopOrder | RestartOrder
+FromControl = StopOrder | RestartOrder | ConfirmOrder
 ToWorker = WorkerOrder | Take
 FromWorker = Ready | Drained | Aborted
 

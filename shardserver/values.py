@@ -135,6 +135,12 @@ def parse_duration_us(text: str) -> int:
     return round(float(found[1]) * _DURATION_US[found[2]])
 
 
+def parse_seconds_us(text: str) -> int:
+    """A duration in microseconds; a number without a unit is seconds."""
+    bare = re.fullmatch(r"\d+(?:\.\d+)?", text, re.ASCII)
+    return parse_duration_us(f"{text}s" if bare else text)
+
+
 def parse_size(text: str) -> int:
     """A size in bytes: a number, with k, m or g for powers of 1024."""
     found = re.fullmatch(r"(\d{1,10})\s*([kmg]?)(?:i?b)?", text.lower(), re.ASCII)
@@ -188,6 +194,19 @@ def parse_services(text: str) -> tuple[Service, ...]:
     return tuple(parse_service(part.strip()) for part in text.split(",") if part.strip())
 
 
+def parse_rss(text: str) -> tuple[str, ...]:
+    """keep, or symmetric and equal[:N] with a comma between them."""
+    found: list[str] = []
+    for word in [] if text == "keep" else text.split(","):
+        head, colon, count = word.partition(":")
+        counted = count.isascii() and count.isdigit() and 1 <= int(count) <= 1024
+        known = word in ("symmetric", "equal") or (head == "equal" and counted)
+        if not known or (colon and not counted) or head in [w.partition(":")[0] for w in found]:
+            raise ValueError("expected keep, symmetric, equal, equal:N or symmetric,equal:N")
+        found.append(word)
+    return tuple(found)
+
+
 def parse_cpus(text: str) -> tuple[int, ...]:
     """A CPU list such as 0,2-5, in the order given; () for "auto"."""
     if text == "auto":
@@ -202,7 +221,9 @@ def parse_cpus(text: str) -> tuple[int, ...]:
 
 
 def parse_device(text: str) -> DeviceName:
-    """BACKEND:NAME."""
+    """BACKEND:NAME, or an interface's name alone, whose backend is "auto"."""
+    if re.fullmatch(r"[A-Za-z0-9_.-]{1,15}", text):
+        return DeviceName("auto", text)
     backend, colon, name = text.partition(":")
     if not colon or not backend or not re.fullmatch(r"[\x21-\x7e]{1,48}", name):
         raise ValueError("expected BACKEND:NAME such as packet:eth0, xdp:eth0:copy or mem:test")

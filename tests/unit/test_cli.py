@@ -14,7 +14,10 @@ from serving import ROOT
 from shardserver import cli, cli_parser, cli_show, cli_start
 from shardserver.errors import UsageError
 
-COMMANDS = ("start", "stop", "status", "stats", "restart", "load", "demo")
+COMMANDS = (
+    "start", "stop", "status", "stats", "restart", "load", "demo",
+    "devices", "doctor", "nic", "confirm",
+)  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -69,8 +72,16 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         (["start", "--device", "netmap:lo", "--ip", "10.0.0.9"], 6,
          "error: netmap:lo: the backend netmap is not in this build"),
         (["start", "--iface", "nosuch0", "--ip", "10.0.0.9"], 6,
-         "error: auto:nosuch0: this network namespace has no interface nosuch0"),
+         "error: nosuch0: this network namespace has no interface nosuch0"),
         (["start", "-c", "/nonexistent.toml"], 78, "error: /nonexistent.toml: cannot be read"),
+        (["nic"], 2, "error: the following arguments are required: show|restore"),
+        (["nic", "undo"], 2, "error: argument show|restore: invalid choice: 'undo'"),
+        (["nic", "show", "nosuch0"], 6, "error: nosuch0: this network namespace has no such"),
+        (["doctor", "nosuch0"], 6, "error: nosuch0: this network namespace has no such"),
+        (["confirm"], 3, 'error: no server named "default" is running'),
+        (["start", "--rss", "odd"], 2, 'error: --rss "odd": expected keep, symmetric, equal'),
+        (["start", "--policy", "x"], 2, 'error: --policy "x": expected one of auto, exclusive'),
+        (["start", "--confirm", "soon"], 2, 'error: --confirm "soon": expected a duration'),
         (["load"], 2, "error: the following arguments are required: TARGET"),
     ],
 )  # fmt: skip

@@ -149,6 +149,7 @@ def test_each_command_answers() -> None:
     assert told.call("stats").result["schema"] == 1
     assert told.call("stop", mode="quick").result == {"mode": "quick"}
     assert told.call("restart", shards=[1]).result == {"shards": [1]}
+    assert told.call("confirm").result == {"confirmed": False, "left_s": 0.0}
     assert told.call("shard", action="drain").result == {"action": "drain", "asked": [0, 1]}
     assert told.orders == [StopOrder("quick"), RestartOrder([1])]
     assert told.asked == [(0, "drain"), (1, "drain")]

@@ -11,8 +11,8 @@ import pytest
 from fake_server import FakeCore, FakeDevice
 from serving import children
 
-from orchestrator import control, main, rings, supervisor
-from shardserver import config, instance, native, privileges, process
+from orchestrator import control, host, main, rings, supervisor
+from shardserver import config, instance, logs, native, privileges, process
 from shardserver.errors import ShardserverError
 from shardserver.instance import DeviceLock
 
@@ -68,6 +68,7 @@ STAGES = {
     "privileges": (privileges, "resolve", 1),
     "lock": (instance, "make_directory", 1),
     "device lock": (main, "DeviceLock", 1),
+    "interface": (host, "prepared", 1),
     "rings": (rings, "opened", 1),
     "control socket": (instance, "listen", 1),
     "events socket": (instance, "listen", 2),
@@ -108,3 +109,50 @@ def test_a_control_that_always_dies_stops_no_shard(
     monkeypatch.setattr(supervisor.Supervisor, "_tick", tick)
     run()
     assert len(ticks) >= 3
+
+
+def test_a_backend_that_does_not_open_gives_way_to_the_next_rung(
+    run: Callable[[], None], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(native, "backend_names", lambda: ("mem", "xdp", "packet"))
+    monkeypatch.setattr(host, "cannot", lambda *_: {})
+    monkeypatch.setattr(host, "check_way", lambda *_: ())
+    original = rings.opened
+    tried: list[str] = []
+
+    def opened(made: Any, made_config: object) -> Any:
+        tried.append(str(made.device))
+        if made.device.backend == "xdp":
+            raise rings.NotOpenedError(FailedHere("xdp:lo: no, said the driver"))
+        return original(made, made_config)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(rings, "opened", opened)
+    monkeypatch.setattr(main, "_tell_ready", lambda *_: fails())
+    flags = {"iface": "lo", "ip": "10.99.0.1", "name": "rungs"}
+    made = config.build(config.from_flags(flags))
+    with tempfile.TemporaryDirectory(prefix="ss") as name, caplog.at_level("INFO", "shardserver"):
+        monkeypatch.setattr(logs.get(), "propagate", True)
+        with pytest.raises(FailedHere, match="this stage fails"):
+            main.run(made, {"XDG_RUNTIME_DIR": name}, main.Callbacks())
+    assert tried == ["xdp:lo", "packet:lo"]
+    assert "backend: xdp: xdp:lo: no, said the driver" in caplog.messages
+    assert "backend: packet: taken" in caplog.messages
+
+
+@pytest.mark.parametrize("device", ["xdp:lo", "packet:lo"])
+def test_a_backend_asked_for_by_name_fails_with_its_own_words(
+    run: Callable[[], None], monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    monkeypatch.setattr(native, "backend_names", lambda: ("mem", "xdp", "packet"))
+    monkeypatch.setattr(host, "check_way", lambda *_: ())
+
+    def opened(_plan: object, _config: object) -> Any:
+        raise rings.NotOpenedError(FailedHere("no, said the driver"))
+
+    monkeypatch.setattr(rings, "opened", opened)
+    made = config.build(config.from_flags({"device": device, "ip": "10.99.0.1", "name": "named"}))
+    with (
+        tempfile.TemporaryDirectory(prefix="ss") as name,
+        pytest.raises(FailedHere, match="no, said the driver"),
+    ):
+        main.run(made, {"XDG_RUNTIME_DIR": name}, main.Callbacks())

@@ -199,6 +199,31 @@ def test_a_restart_replaces_every_worker(server: Serving) -> None:
     assert server.worker(1) != before[1]
 
 
+def test_a_server_that_nobody_confirms_goes(server: Serving) -> None:
+    server._options = (*server._options, "--confirm", "1")
+    server.start()
+    assert server.wait() == 7
+    assert "unless confirmed: shardserver confirm" in server.log
+    assert "error: not confirmed within 1 s: the server was stopped" in server.log
+    assert server.left() == []
+
+
+def test_a_server_that_is_confirmed_stays(server: Serving) -> None:
+    server._options = (*server._options, "--confirm", "6s")
+    server.start()
+    end_s = time.monotonic() + 6
+    assert "unless confirmed: shardserver confirm" in server.cli("status").stdout
+    done = server.cli("confirm")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "the server stays" in done.stdout
+    assert server.json("status")["confirm_left_s"] is None
+    time.sleep(max(0.0, end_s + 0.5 - time.monotonic()))
+    assert server.json("status")["state"] == "running"
+    again = server.cli("confirm")
+    assert again.returncode == 2
+    assert "nothing waits for a confirmation" in again.stderr
+
+
 def test_stats_never_step_back_over_a_kill(server: Serving) -> None:
     server.start()
     frames = [0, 0]

@@ -4,10 +4,18 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import plan, topology
+from orchestrator import host, plan, topology
 from orchestrator.topology import Cpu, Interface, Queue, Topology
 from shardserver import affinity, config
-from shardserver.errors import ConfigInvalidError, DeviceUnavailableError, UsageError
+from shardserver.errors import (
+    ConfigInvalidError,
+    DeviceUnavailableError,
+    NoPermissionError,
+    UsageError,
+)
+from shardserver.nic import inventory, netlink
+from shardserver.nic import machine as nic_machine
+from shardserver.nic.changes import Wishes
 
 AVAILABLE = ("mem", "packet")
 
@@ -70,6 +78,16 @@ def test_sysfs_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "label", ["eth7-TxRx-1", "i40e-eth7-TxRx-1", "eth7-rx-1", "virtio2-input.1"]
+)
+def test_a_queues_interrupt_is_known_by_its_name(tmp_path: Path, label: str) -> None:
+    (tmp_path / "interrupts").write_text(f" 40: 7 PCI-MSI {label}\n 41: 7 x virtio2-output.1\n")
+    assert topology._queue_irqs(tmp_path, "eth7", "virtio2", 2) == {1: 40}
+    (tmp_path / "interrupts").write_text(" 50: 7 PCI-MSI mlx5_comp0@pci:0000:3b:00.0\n")
+    assert topology._queue_irqs(tmp_path, "eth7", "0000:3b:00.0", 2) == {0: 50}
+
+
 def test_an_interface_that_is_not_there_is_none(tmp_path: Path) -> None:
     assert topology.read_interface(tmp_path, tmp_path, "nosuch0") is None
 
@@ -111,27 +129,80 @@ def test_the_ladder_says_why() -> None:
     assert made.ladder == ("netmap: not in this build", "xdp: not in this build", "packet: taken")
 
 
-def test_a_rung_that_breaks_leads_to_the_next_one() -> None:
-    flags = settings(iface="eth0", ip="10.0.0.5/24")
-    available = ("mem", "packet", "xdp")
-    made = plan.make(flags, machine(), available)
-    assert made.ladder == ("netmap: not in this build", "xdp: taken")
-    why = {"xdp": "xdp:eth0: no permission"}
-    assert plan.next_rung(flags, available, why)
-    made = plan.make(flags, machine(), available, why)
-    assert str(made.device) == "packet:eth0"
-    assert made.ladder[1:] == ("xdp: xdp:eth0: no permission", "packet: taken")
-    assert not plan.next_rung(flags, available, {**why, "packet": "no"})
-    by_name = settings(device="xdp:eth0", ip="10.0.0.5/24")
-    assert not plan.next_rung(by_name, available, why)
-
-
 def test_what_follows_an_interface_is_not_its_name() -> None:
     flags = settings(device="xdp:eth0:copy:busy-poll", ip="10.0.0.5/24")
     made = plan.make(flags, machine(), ("xdp",))
     assert str(made.device) == "xdp:eth0:copy:busy-poll"
     assert flags.device is not None
     assert flags.device.interface == "eth0"
+
+
+def test_the_ladder_takes_the_next_rung_where_one_cannot() -> None:
+    cannot = {"netmap": "/dev/netmap is absent", "xdp": "CAP_BPF is missing"}
+    flags = settings(iface="eth0", ip="10.0.0.5/24")
+    made = plan.make(flags, machine(), ("mem", "packet", "xdp", "netmap"), cannot)
+    assert made.ladder == (
+        "netmap: /dev/netmap is absent", "xdp: CAP_BPF is missing", "packet: taken",
+    )  # fmt: skip
+    made = plan.make(flags, machine(), ("mem", "packet", "xdp", "netmap"), {"netmap": "no"})
+    assert (str(made.device), made.ladder[-1]) == ("xdp:eth0", "xdp: taken")
+
+
+def test_a_ladder_without_a_rung_gives_every_reason() -> None:
+    flags = settings(iface="eth0", ip="10.0.0.5/24")
+    with pytest.raises(NoPermissionError, match="packet: CAP_NET_RAW is missing"):
+        plan.make(flags, machine(), AVAILABLE, {"packet": "CAP_NET_RAW is missing"})
+    with pytest.raises(DeviceUnavailableError, match="packet: it is no Ethernet interface"):
+        plan.make(flags, machine(), AVAILABLE, {"packet": "it is no Ethernet interface"})
+
+
+def test_a_backend_asked_for_by_name_is_never_replaced() -> None:
+    flags = settings(device="xdp:eth0", ip="10.0.0.5/24")
+    made = plan.make(flags, machine(), ("packet", "xdp"), {"xdp": "CAP_BPF is missing"})
+    assert (str(made.device), made.ladder) == ("xdp:eth0", ())
+
+
+def test_a_bare_name_is_an_interface() -> None:
+    assert make(machine(), device="eth0", ip="10.0.0.5/24").ladder[-1] == "packet: taken"
+
+
+def test_the_policy_is_in_the_plan() -> None:
+    flags = settings(iface="eth0", ip="10.0.0.5/24")
+    made = plan.make(flags, machine(), AVAILABLE)
+    assert made.policy == "pass-ip"
+    assert "policy    pass-ip: frames for" in "\n".join(plan.render(made, flags))
+    assert plan.document(made, flags)["policy"] == "pass-ip"
+    with pytest.raises(DeviceUnavailableError, match="packet cannot do --policy exclusive"):
+        make(machine(), iface="eth0", ip="10.0.0.5/24", policy="exclusive")
+
+
+def test_the_plan_counts_the_queues_that_there_will_be() -> None:
+    few = host.with_channels(machine(queues=4), 2)
+    more = host.with_channels(machine(queues=4), 6)
+    assert few.interface and more.interface
+    assert [queue.irq for queue in few.interface.queues] == [40, 41]
+    assert [queue.irq for queue in more.interface.queues] == [40, 41, 42, 43, -1, -1]
+    assert host.with_channels(machine(), 0) == machine()
+
+
+def test_the_program_of_a_server_that_is_leaving_is_no_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    link = netlink.Link(3, "eth0", 1, 0x1043, bytes(6), 1500, xdp_mode="native", xdp_program=7)
+    here = nic_machine.Machine(kernel="6.1", capabilities=frozenset(nic_machine.CAPABILITIES))
+    monkeypatch.setattr(inventory, "link_of", lambda _name: link)
+    monkeypatch.setattr(nic_machine, "read", lambda: here)
+    available = ("mem", "packet", "xdp")
+    monkeypatch.setattr(nic_machine, "taken", lambda _index: False)
+    assert "another native XDP program (id 7)" in host.cannot("eth0", available)["xdp"]
+    monkeypatch.setattr(nic_machine, "taken", lambda _index: True)
+    assert list(host.cannot("eth0", available)) == ["netmap"]
+
+
+def test_what_a_server_wants_of_its_interface() -> None:
+    flags = settings(iface="eth0", mac="02:00:00:00:00:02", offloads="off", channels="2")
+    assert host.wishes(flags, "xdp") == Wishes("xdp", "off", False, 2, ())
+    assert host.wishes(settings(promisc="true"), "packet") == Wishes("packet", "auto", True)
 
 
 def test_more_workers_than_cpus_share_and_say_so() -> None:

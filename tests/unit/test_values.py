@@ -102,7 +102,8 @@ def test_workers_are_auto_or_1_to_64() -> None:
 
 def test_a_device_names_its_backend() -> None:
     assert values.parse_device("packet:eth0") == DeviceName("packet", "eth0")
-    for text in ("eth0", ":eth0", "mem:", "mem:a b"):
+    assert values.parse_device("eth0") == DeviceName("auto", "eth0")
+    for text in ("eth 0", ":eth0", "mem:", "mem:a b", "a-name-that-is-too-long"):
         with pytest.raises(ValueError, match="expected BACKEND:NAME"):
             values.parse_device(text)
 
@@ -112,3 +113,30 @@ def test_an_instance_name_is_fit_for_a_file() -> None:
     for text in ("", "../x", "a/b", "-x", "x" * 33):
         with pytest.raises(ValueError, match="expected a name"):
             values.parse_instance(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("keep", ()),
+        ("symmetric", ("symmetric",)),
+        ("equal:4,symmetric", ("equal:4", "symmetric")),
+        ("equal", ("equal",)),
+    ],
+)
+def test_rss_words_are_read(text: str, words: tuple[str, ...]) -> None:
+    assert values.parse_rss(text) == words
+
+
+@pytest.mark.parametrize("text", ["", "equal:0", "equal:", "equal,equal:2", "symmetric:1", "x"])
+def test_wrong_rss_words_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="expected keep"):
+        values.parse_rss(text)
+
+
+def test_a_number_alone_is_seconds_where_seconds_are_meant() -> None:
+    assert [values.parse_seconds_us(text) for text in ("0", "30", "1.5", "200ms", "2m")] == [
+        0, 30_000_000, 1_500_000, 200_000, 120_000_000,
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="expected a duration"):
+        values.parse_seconds_us("soon")

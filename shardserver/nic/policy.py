@@ -1,0 +1,73 @@
+"""Who gets the frames of an interface that the server has opened: the server, or the host. Pure.
+
+What each backend can do is a table; what it cannot is a sentence that says why and what to take
+instead. `auto` is the first that the backend can do, the safest for the host first.
+"""
+
+from __future__ import annotations
+
+from shardserver.errors import DeviceUnavailableError
+
+MEANING = {
+    "exclusive": "every frame is the server's; the host's kernel gets none on this interface",
+    "pass": "frames for the server's address and TCP ports are the server's, all others the host's;"
+    " both may have the same address",
+    "pass-ip": "frames for the server's address are the server's, all others the host's; the "
+    "address is one that the host does not have",
+    "rings": "the server takes some of the card's rings, the host keeps the others",
+}
+POLICIES = ("auto", *MEANING)
+_SHARED = "packet sockets get copies: the host's kernel sees every frame as well"
+_HOLDS_ALL = "it sees what reaches its own end only; there is no host behind it"
+
+# backend → policy → why it cannot; a policy that is not here can.
+_CANNOT: dict[str, dict[str, str]] = {
+    "mem": dict.fromkeys(("pass", "pass-ip", "rings"), _HOLDS_ALL),
+    "tap": dict.fromkeys(("pass", "pass-ip", "rings"), _HOLDS_ALL),
+    "vde": dict.fromkeys(("pass", "pass-ip", "rings"), _HOLDS_ALL),
+    "packet": {
+        "exclusive": f"{_SHARED}, and no packet socket can take one away from it",
+        "pass": f"{_SHARED}, and would reset the server's connections if it had the address",
+        "rings": f"{_SHARED}, on every ring",
+    },
+    "pcap": {
+        "exclusive": "libpcap gets copies: the host's kernel sees every frame as well",
+        "pass": "libpcap gets copies, and the host's kernel would reset the server's connections",
+        "rings": "libpcap gets copies from every ring",
+    },
+    "xdp": {
+        "exclusive": "its XDP program takes the server's address and ARP for it, nothing else",
+        "pass": "its XDP program takes a whole address, not single TCP ports of one",
+        "rings": "its XDP program stands on the interface, not on single rings",
+    },
+    "netmap": {
+        "pass": "frames are not handed on to the host rings",
+        "pass-ip": "frames are not handed on to the host rings",
+        "rings": "rings cannot be kept for the host: netmap mode is the whole interface's",
+    },
+}
+_ORDER = ("pass-ip", "exclusive", "pass", "rings")
+
+
+def can(backend: str, policy: str) -> str:
+    """Why a backend cannot do a policy; "" when it can."""
+    return _CANNOT.get(backend, {}).get(policy, "")
+
+
+def choose(backend: str, policy: str, device: str) -> str:
+    """The policy in force; raises when the backend cannot do the one that was asked for."""
+    possible = [name for name in _ORDER if not can(backend, name)]
+    if policy == "auto":
+        return possible[0]
+    why = can(backend, policy)
+    if why:
+        raise DeviceUnavailableError(
+            f"{device}: {backend} cannot do --policy {policy}: {why}",
+            f"{backend} can: " + "; ".join(f"{name} ({MEANING[name]})" for name in possible),
+        )
+    return policy
+
+
+def explain(policy: str) -> str:
+    """The policy with its meaning, for the banner and --dry-run."""
+    return f"{policy}: {MEANING[policy]}"
