@@ -58,7 +58,8 @@ struct port_counters {
     uint64_t tx_syncs;   /* syncs that sent at least one frame */
     uint64_t tx_dropped; /* frames the backend could not pass on: peer's lane full, no peer */
     uint64_t syscalls;
-    uint64_t errors; /* ring contents out of bounds: the port has stopped */
+    uint64_t errors;   /* ring contents out of bounds: the port has stopped */
+    uint64_t rx_ended; /* 1: the source, a file, was read to its end */
 };
 
 struct port;
