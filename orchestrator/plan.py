@@ -20,6 +20,10 @@ MEM_ADDRESS = Address(values.parse_ip("10.77.0.1"), 16)
 # How an interface's rings may be opened, the fastest first.
 LADDER = ("netmap", "xdp", "packet")
 HARDWARE_RINGS = frozenset({"netmap", "xdp"})
+# What needs no interface of this host: made by the backend itself, or a switch, or a file.
+WITHOUT_INTERFACE = frozenset({"mem", "tap", "vde"})
+# As many rings as are asked for, whatever the interface has.
+SOFTWARE_RINGS = frozenset({"mem", "tap", "pcap", "vde"})
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,25 @@ def _check_interface(name: str, backend: str, topology: Topology) -> None:
         )
 
 
+def _needs_no_interface(device: DeviceName, topology: Topology) -> bool:
+    if topology.interface is not None and device.backend != "mem":
+        return False
+    return device.backend in WITHOUT_INTERFACE or (device.backend == "pcap" and "/" in device.name)
+
+
+def _host_side(device: DeviceName, address: Address, topology: Topology) -> tuple[str, ...]:
+    """What is left to do on the host's side of a TAP: its address is the user's to give."""
+    rest = 32 - address.prefix
+    net = address.ip >> rest << rest
+    if device.backend != "tap" or rest < 2:
+        return ()
+    if any(known >> rest << rest == net for known in topology.host_addresses):
+        return ()
+    host = next(net + place for place in (1, 2) if net + place != address.ip)
+    command = f"ip addr add {values.ip_text(host)}/{address.prefix} dev {device.name}"
+    return (f"the host reaches the server once its side has an address: {command}",)
+
+
 def _address(config: Config, device: DeviceName, topology: Topology) -> Address:
     if config.ip is None:
         if device.backend == "mem":
@@ -128,8 +151,9 @@ def order_cpus(cpus: Sequence[Cpu], node: int, mode: str) -> tuple[Cpu, ...]:
 def _worker_count(config: Config, device: DeviceName, topology: Topology, cpus: int) -> int:
     if config.workers:
         return config.workers
-    rings = len(topology.interface.queues) if topology.interface else 64
-    return max(1, min(rings, cpus, 64)) if device.backend != "mem" else max(1, min(cpus, 64))
+    own_rings = topology.interface is not None and device.backend not in SOFTWARE_RINGS
+    rings = len(topology.interface.queues) if topology.interface and own_rings else 64
+    return max(1, min(rings, cpus, 64))
 
 
 def _place(
@@ -162,7 +186,7 @@ def make(config: Config, topology: Topology, available: Sequence[str]) -> Plan:
         )
     backend, ladder = choose_backend(wanted, available)
     device = replace(wanted, backend=backend)
-    if backend != "mem":
+    if not _needs_no_interface(device, topology):
         _check_interface(device.name, backend, topology)
     node = topology.interface.node if topology.interface else -1
     order = order_cpus(_usable(config, topology), node, config.numa)
@@ -172,24 +196,30 @@ def make(config: Config, topology: Topology, available: Sequence[str]) -> Plan:
             "give --cpus of that node, or --numa prefer",
         )
     count = _worker_count(config, device, topology, len(order))
+    address = _address(config, device, topology)
     return Plan(
         device=device,
         ifindex=topology.interface.ifindex if topology.interface else 0,
-        address=_address(config, device, topology),
+        address=address,
         shards=_place(device, count, order, topology),
         ladder=ladder,
-        notes=_notes(count, order, node, topology),
+        notes=(
+            *_notes(count, order, node, topology, device.backend in SOFTWARE_RINGS),
+            *_host_side(device, address, topology),
+        ),
     )
 
 
-def _notes(count: int, order: Sequence[Cpu], node: int, topology: Topology) -> tuple[str, ...]:
+def _notes(
+    count: int, order: Sequence[Cpu], node: int, topology: Topology, software_rings: bool
+) -> tuple[str, ...]:
     notes = []
     if count > len(order):
         notes.append(f"{count} shards share {len(order)} CPUs")
     far = [cpu.id for cpu in order[:count] if node >= 0 and cpu.node != node]
     if far:
         notes.append(f"CPU {', '.join(map(str, far))} is not on the interface's NUMA node {node}")
-    if topology.interface and count < len(topology.interface.queues):
+    if topology.interface and not software_rings and count < len(topology.interface.queues):
         notes.append(
             f"{len(topology.interface.queues)} queues for {count} shards: a ring takes from several"
         )
