@@ -152,21 +152,6 @@ static int bring_up(const struct tap_device *tap, const struct device_config *co
     return code;
 }
 
-static bool has_carrier(const struct tap_device *tap)
-{
-    struct ethtool_value link = {.cmd = ETHTOOL_GLINK};
-    struct ifreq ifr = {.ifr_data = (void *)&link};
-    int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    int code;
-
-    memcpy(ifr.ifr_name, tap->link.name, sizeof(ifr.ifr_name));
-    code = fd < 0 ? -1 : ioctl(fd, SIOCETHTOOL, &ifr);
-    if (fd >= 0) {
-        close(fd);
-    }
-    return code != 0 || link.data != 0;
-}
-
 static int check_name(const struct tap_device *tap, char *error)
 {
     const char *name = tap->spec + strlen("tap:");
@@ -245,9 +230,5 @@ int tap_link_open(struct tap_device *tap, const struct device_config *config, ch
     code = code != 0 ? code : read_link(tap, error);
     code = code != 0 ? code : lock(tap, error);
     code = code != 0 ? code : open_others(tap, error);
-    if (code == 0 && !has_carrier(tap)) {
-        return refuse(tap, "the interface has no carrier: `ip link set DEV carrier on`", -ENOLINK,
-                      error);
-    }
-    return code;
+    return code; /* and it has a carrier: the kernel gives it one when a queue is attached */
 }
