@@ -7,7 +7,7 @@
 #include "ports/backends.h"
 
 static const struct device_ops *const backends[] = {&mem_device_ops, &packet_device_ops,
-                                                    &tap_device_ops};
+                                                    &tap_device_ops, &pcap_device_ops};
 
 enum {
     BACKENDS_N = sizeof(backends) / sizeof(backends[0]),
