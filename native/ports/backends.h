@@ -6,3 +6,4 @@ extern const struct device_ops mem_device_ops;
 extern const struct device_ops packet_device_ops;
 extern const struct device_ops tap_device_ops;
 extern const struct device_ops pcap_device_ops;
+extern const struct device_ops vde_device_ops;

@@ -109,20 +109,18 @@ uint32_t framewise_copy(struct nm_ring *ring, uint32_t slot, const struct iovec 
     return framewise_mark(ring, slot, total);
 }
 
-int framewise_skip(struct iovec *iov, int n, size_t len)
+size_t framewise_join(const struct iovec *iov, int n, uint8_t *to, size_t size)
 {
-    int first = 0;
+    size_t len = 0;
 
-    while (first < n && iov[first].iov_len <= len) {
-        len -= iov[first++].iov_len;
+    for (int i = 0; i < n; i++) {
+        if (iov[i].iov_len > size - len) {
+            return 0;
+        }
+        memcpy(to + len, iov[i].iov_base, iov[i].iov_len);
+        len += iov[i].iov_len;
     }
-    if (first == n) {
-        return 0;
-    }
-    iov[first].iov_base = (uint8_t *)iov[first].iov_base + len;
-    iov[first].iov_len -= len;
-    memmove(iov, iov + first, (size_t)(n - first) * sizeof(*iov));
-    return n - first;
+    return len;
 }
 
 /* The frame at `slot` as vectors. n 0: its end is not published; negative: nonsense. */

@@ -51,8 +51,8 @@ uint32_t framewise_slots(const struct nm_ring *ring);
 /* Copies a header and a frame into free slots and marks them; the slot behind, or UINT32_MAX: a
  * buffer index that cannot be. */
 uint32_t framewise_copy(struct nm_ring *ring, uint32_t slot, const struct iovec parts[2]);
-/* Cuts the first `len` bytes off; returns how many vectors are left. */
-int framewise_skip(struct iovec *iov, int n, size_t len);
+/* Copies the vectors into one piece; its length, 0: longer than `size`. */
+size_t framewise_join(const struct iovec *iov, int n, uint8_t *to, size_t size);
 
 /* 0, or -EINVAL with a sentence in error: rings, slots and buffers within their limits. */
 int framewise_check(const struct device_config *config, const char *spec, char *error);

@@ -220,22 +220,15 @@ static int send_frame(const struct port *port, const struct iovec *iov, int n)
     const struct fed_ring *ring = port->priv;
     struct pcap_device *pcap = ring->source;
     uint8_t whole[FRAMEWISE_FRAME_MAX + PORT_VNET_HDR_LEN];
-    const uint8_t *frame = iov[0].iov_base;
-    size_t len = 0;
+    const uint8_t *frame = n > 1 ? whole : iov[0].iov_base;
+    size_t len = n > 1 ? framewise_join(iov, n, whole, sizeof(whole)) : iov[0].iov_len;
 
     if (pcap->file) {
         return -EROFS;
     }
-    for (int i = 0; i < n; i++) {
-        if (len + iov[i].iov_len > sizeof(whole)) {
-            return -EMSGSIZE;
-        }
-        if (n > 1) {
-            memcpy(whole + len, iov[i].iov_base, iov[i].iov_len);
-        }
-        len += iov[i].iov_len;
+    if (len <= PORT_VNET_HDR_LEN) {
+        return -EMSGSIZE;
     }
-    frame = n > 1 ? whole : frame;
     errno = 0;
     if (pcap->lib.inject(pcap->handle, frame + PORT_VNET_HDR_LEN, len - PORT_VNET_HDR_LEN) >= 0) {
         return 0;
