@@ -114,6 +114,7 @@ struct ss_shard_stats {
     uint64_t tx_dropped;
     uint64_t syscalls;
     uint64_t ring_errors;
+    uint64_t rx_ended; /* 1: the source, a capture file, was read to its end */
     uint64_t heartbeat;
     uint64_t heartbeat_us;
     uint64_t adopted_us;

@@ -114,6 +114,7 @@ class ShardStats:
     tx_dropped: int = 0
     syscalls: int = 0
     ring_errors: int = 0
+    rx_ended: int = 0
     heartbeat: int = 0
     heartbeat_us: int = 0
     phase: str = "idle"
@@ -153,6 +154,7 @@ _RING_WORDS = (
     "tx_dropped",
     "syscalls",
     "ring_errors",
+    "rx_ended",
     "heartbeat",
     "heartbeat_us",
 )

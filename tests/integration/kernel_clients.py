@@ -8,11 +8,18 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import netns
 import running
 
 PATIENCE_S = 10.0
+FEEDER = "shardserver-fdr"  # as it calls itself
+
+
+def library(name: str) -> bool:
+    """Whether a shared library is installed where Debian puts it."""
+    return any(Path("/usr/lib").glob(f"*/{name}.so.*"))
 
 
 @contextmanager
@@ -72,6 +79,13 @@ def _kill_worker(server: running.Server, shard: int) -> None:
 
 def _accepted(server: running.Server) -> list[int]:
     return [shard["connections"]["accepted"] for shard in server.stats()["shards"]]
+
+
+def kill_feeder(wire: netns.Wire) -> None:
+    """Kills the process that reads a device of one queue; its parent starts the next one."""
+    names = {pid: Path(f"/proc/{pid}/comm") for pid in netns.processes(wire.server_ns)}
+    (feeder,) = (pid for pid, name in names.items() if name.read_text().strip() == FEEDER)
+    os.kill(feeder, signal.SIGKILL)
 
 
 def a_kill_moves_no_flow(wire: netns.Wire, server: running.Server) -> None:

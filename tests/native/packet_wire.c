@@ -51,6 +51,11 @@ static void read_mac(const char *iface, uint8_t mac[6])
     memcpy(mac, link.mac, 6);
 }
 
+void wire_read_client_mac(struct packet_wire *wire)
+{
+    read_mac("cli0", wire->client_mac);
+}
+
 bool wire_resolve(const uint8_t mac[6])
 {
     return netns_ip("neigh replace 10.9.0.2 dev cli0 lladdr %02x:%02x:%02x:%02x:%02x:%02x", mac[0],

@@ -68,5 +68,7 @@ void wire_tcp_both_ways(const struct packet_wire *wire);
 /* The host's side of a TAP or a switch: cli0 has its address, and knows the service's MAC. */
 bool wire_open_host(struct packet_wire *wire, const char *spec, const struct device_config *config);
 void wire_close_host(struct packet_wire *wire);
+/* Learns the MAC of cli0. */
+void wire_read_client_mac(struct packet_wire *wire);
 /* Enters a namespace of the test's own; false: skipped. */
 bool wire_enter(void);
