@@ -1,4 +1,4 @@
-"""pcap: Linux's own TCP over veth through libpcap, offloads at their defaults; captures replayed."""
+"""pcap: Linux's own TCP over veth through libpcap, offloads at default; captures replayed."""
 
 from __future__ import annotations
 
@@ -94,5 +94,5 @@ def test_without_the_library_it_says_what_to_install(tmp_path: Path) -> None:
     with netns.wire() as wire:
         command = [*running.COMMAND, "start", "--device", f"pcap:{wire.server_if}"]
         blind = ["env", f"LD_LIBRARY_PATH={tmp_path}", *command, "--ip", f"{wire.service}/24"]
-        with pytest.raises(RuntimeError, match="unavailable.*apt install libpcap0.8"):
+        with pytest.raises(RuntimeError, match=r"unavailable.*apt install libpcap0\.8"):
             netns.run_in_server(wire, blind)
