@@ -300,9 +300,14 @@ class Device:
             event_fd=info.event_fd,
         )
 
-    def event(self) -> None:
-        """Serves attach and hang-up of clients; call when `info.event_fd` is readable."""
-        _raise(self._lib.ss_device_event(self.handle), None, self.info.name)
+    def event(self) -> bool:
+        """Serves attach and hang-up of clients; call when `info.event_fd` is readable.
+
+        True: the process that reads a device of one queue had died, and was replaced.
+        """
+        code: int = self._lib.ss_device_event(self.handle)
+        _raise(code, None, self.info.name)
+        return code == 1
 
     def audit(self) -> int:
         """Buffers that are in no or in two places; 0 is right."""

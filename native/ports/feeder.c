@@ -261,8 +261,9 @@ int feeder_event(struct feeder *feeder)
     code = code != 0 ? code : start(feeder);
     if (code != 0) {
         feeder->shared->gone = (uint32_t)-code;
+        return 0;
     }
-    return code;
+    return 1;
 }
 
 static void close_ring(struct fed_ring *ring)

@@ -92,7 +92,8 @@ extern const struct port_ops fed_port_ops;
  */
 int feeder_open(struct feeder *feeder, struct device *device, const struct device_config *config,
                 char *error);
-/* device_ops.event: the feeder has ended. Starts the next, unless the device has. */
+/* device_ops.event: the feeder has ended. Starts the next, which is 1; 0: nothing to do, or the
+ * device has ended, as its ports say. */
 int feeder_event(struct feeder *feeder);
 /* device_ops.keep_only. */
 void feeder_keep_only(struct feeder *feeder, struct device *device, uint32_t ring_id);

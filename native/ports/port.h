@@ -122,7 +122,8 @@ struct device_ops {
     const char *backend;
     int (*open)(struct device *device, const char *name, const struct device_config *config,
                 char *error);
-    /* mem: a client attached or hung up. Called by the owner when event_fd is readable. */
+    /* mem: a client attached or hung up; a device of one queue: its feeder ended. Called by the
+     * owner when event_fd is readable. 1: the feeder was replaced; 0 or -errno. */
     int (*event)(struct device *device);
     int (*audit)(struct device *device);
     void (*keep_only)(struct device *device, uint32_t ring_id);

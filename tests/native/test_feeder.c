@@ -249,7 +249,7 @@ static void a_killed_feeder_is_replaced(void)
         send_three(&wire);
         CHECK_EQ(kill(pid, SIGKILL), 0);
         CHECK_EQ(poll(&event, 1, WAIT_MS), 1);
-        CHECK_EQ(device_event(wire.device), 0);
+        CHECK_EQ(device_event(wire.device), 1);
         CHECK_EQ(poll(&event, 1, 0), 0);
         CHECK(feeder_pid() != pid);
         three_are_there(&wire); /* what it had published is the worker's */
