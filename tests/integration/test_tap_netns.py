@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import kernel_clients
@@ -34,6 +34,24 @@ def test_a_thousand_linux_clients_get_ten_million_bytes_back(workers: int) -> No
     with server_on_tap(workers) as (wire, server):
         kernel_clients.a_thousand_are_served(wire, server)
         assert server.stats()["total"]["steered"]["in"] == 0, "the kernel steers by itself"
+
+
+@pytest.mark.parametrize("backend", ["tap", "packet"])
+def test_bulk_leaves_in_super_segments(backend: str) -> None:
+    with ExitStack() as stack:
+        if backend == "tap":
+            wire, server = stack.enter_context(server_on_tap(1))
+        else:
+            wire = stack.enter_context(netns.wire())
+            server = stack.enter_context(
+                kernel_clients.server_on(wire, f"packet:{wire.server_if}", 1)
+            )
+        words = (f"{wire.service}:7", "-c", "4", "-s", "1000000", "--messages", "10", "-d", "40s")
+        document = server.load(*words)
+        assert running.no_errors(document)
+        assert document["bytes"] == 40_000_000
+        sent = server.stats()["total"]["tx"]
+        assert sent["bytes"] / sent["frames"] > 3 * 1514, "each segment left on its own"
 
 
 def test_a_killed_worker_changes_no_other_flow() -> None:
