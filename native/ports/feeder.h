@@ -66,6 +66,8 @@ struct feeder_source {
      */
     int (*reopen)(void *source);
     framewise_send *send;
+    /* Frames lost before we could read them, ever; NULL: the device does not tell. */
+    uint64_t (*lost)(void *source);
     int (*fd)(void *source); /* to poll for POLLIN; -1: never empty */
     void *source;
     struct feeder_fds fds; /* what `receive` uses: see feeder_fds_since */

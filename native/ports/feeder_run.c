@@ -146,6 +146,17 @@ static void put(struct spread *spread, const struct vnet_hdr *hdr, const uint8_t
     spread->touched |= (uint64_t)1 << index;
 }
 
+/* What was lost before it had a ring is booked on the first. */
+static void book_lost(const struct feeder *feeder, uint64_t *booked)
+{
+    uint64_t lost = feeder->source.lost ? feeder->source.lost(feeder->source.source) : 0;
+
+    if (lost > *booked) {
+        feeder->ring[0].shared->missed += lost - *booked;
+        *booked = lost;
+    }
+}
+
 /* How many frames; -errno: the source has ended. */
 static int feed_burst(struct feeder *feeder)
 {
@@ -223,6 +234,7 @@ static void drop_privileges(void)
 
 _Noreturn void feeder_run(struct feeder *feeder, pid_t parent)
 {
+    uint64_t booked = 0;
     int code;
 
     leave_signals();
@@ -241,6 +253,7 @@ _Noreturn void feeder_run(struct feeder *feeder, pid_t parent)
             break;
         }
         if (code < BURST && fd.fd >= 0) {
+            book_lost(feeder, &booked);
             poll(&fd, 1, POLL_MS);
         }
     }

@@ -29,7 +29,7 @@
 
 enum {
     SNAPLEN = FRAMEWISE_FRAME_MAX,
-    BUFFER_BYTES = 32 << 20,
+    BUFFER_BYTES = 64 << 20,
     TIMEOUT_MS = 1, /* without effect in immediate mode, but it must not be 0 everywhere */
     ERROR_PCAP = PCAP_ERROR_BYTES,
     WHOLE = 0x40000, /* bytes that an accepting filter keeps: all */
@@ -243,6 +243,14 @@ static int poll_fd(void *source)
     return pcap->file ? -1 : pcap->lib.get_selectable_fd(pcap->handle);
 }
 
+static uint64_t lost(void *source)
+{
+    struct pcap_device *pcap = source;
+    struct pcap_counts counts = {0};
+
+    return pcap->file || pcap->lib.stats(pcap->handle, &counts) != 0 ? 0 : counts.dropped;
+}
+
 /* The dead feeder knew where in the kernel's ring it stood, and nobody else: a new ring, then. */
 static int reopen(void *source)
 {
@@ -383,6 +391,7 @@ static struct pcap_device *pcap_new(const struct device *device)
                                                  .receive = receive,
                                                  .reopen = reopen,
                                                  .send = send_frame,
+                                                 .lost = lost,
                                                  .fd = poll_fd,
                                                  .source = pcap,
                                                  .waits = pcap->file};
