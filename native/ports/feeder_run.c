@@ -29,7 +29,7 @@ enum {
     IP_FRAGMENT_MASK = 0x3fff,
 };
 
-/* A burst in the making: where each ring would be filled to. */
+/* Where each ring is filled to: our own copy, which no worker can change. */
 struct spread {
     struct feeder *feeder;
     uint32_t next[PORT_RINGS_MAX];
@@ -84,6 +84,9 @@ static uint32_t space_of(const struct fed_ring *ring, uint32_t next)
 {
     uint32_t returned = atomic_load_explicit(&ring->shared->returned, memory_order_acquire);
 
+    if (returned >= ring->rings.rx->num_slots) {
+        return 0; /* a confused worker harms nobody's ring but its own */
+    }
     return ring->rings.rx->num_slots - 1 - nm_ring_distance(ring->rings.rx, returned, next);
 }
 
@@ -158,31 +161,41 @@ static void book_lost(const struct feeder *feeder, uint64_t *booked)
 }
 
 /* How many frames; -errno: the source has ended. */
-static int feed_burst(struct feeder *feeder)
+static int feed_burst(struct spread *spread)
 {
-    struct spread spread = {.feeder = feeder};
+    const struct feeder_source *source = &spread->feeder->source;
     int n = 0;
     int len = 1;
 
-    for (uint32_t i = 0; i < feeder->rings; i++) {
-        spread.next[i] =
-            atomic_load_explicit(&feeder->ring[i].shared->filled, memory_order_relaxed);
-    }
     while (n < BURST) {
         struct vnet_hdr hdr = {0};
         const uint8_t *frame;
 
-        len = feeder->source.receive(feeder->source.source, &hdr, &frame);
+        len = source->receive(source->source, &hdr, &frame);
         if (len <= 0) {
             break;
         }
         if (len >= ETH_HDR_LEN) {
-            put(&spread, &hdr, frame, (uint32_t)len);
+            put(spread, &hdr, frame, (uint32_t)len);
         }
         n++;
     }
-    publish(&spread);
+    publish(spread);
     return len < 0 ? len : n;
+}
+
+/* Goes on where the last feeder stopped. */
+static void take_over(struct spread *spread)
+{
+    for (uint32_t i = 0; i < spread->feeder->rings; i++) {
+        const struct fed_ring *ring = &spread->feeder->ring[i];
+
+        spread->next[i] = ring->shared->filled;
+        if (spread->next[i] >= ring->rings.rx->num_slots) {
+            ring->shared->broken = 1;
+            spread->next[i] = 0;
+        }
+    }
 }
 
 /* Ctrl-C and a hang-up of the terminal are for the orchestrator, which ends us when it is done. */
@@ -234,6 +247,7 @@ static void drop_privileges(void)
 
 _Noreturn void feeder_run(struct feeder *feeder, pid_t parent)
 {
+    struct spread spread = {.feeder = feeder};
     uint64_t booked = 0;
     int code;
 
@@ -245,10 +259,11 @@ _Noreturn void feeder_run(struct feeder *feeder, pid_t parent)
     if (getppid() != parent) {
         _exit(0);
     }
+    take_over(&spread);
     for (;;) {
         struct pollfd fd = {.fd = feeder->source.fd(feeder->source.source), .events = POLLIN};
 
-        code = feed_burst(feeder);
+        code = feed_burst(&spread);
         if (code < 0) {
             break;
         }

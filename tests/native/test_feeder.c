@@ -3,6 +3,7 @@
  * worker's side of the rings is the same for pcap, vde and a TAP of one queue.
  */
 #include <dlfcn.h>
+#include <errno.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -219,6 +220,32 @@ static void workers_killed_under_load_lose_and_double_nothing(void)
     wire_close(&wire);
 }
 
+/* What a worker writes where only positions belong costs it its frames, and nobody else. */
+static void a_confused_worker_gets_nothing(void)
+{
+    struct packet_wire wire;
+    struct port *port;
+    uint64_t end;
+
+    if (!fed_open(&wire)) {
+        return;
+    }
+    port = &wire.device->ports[0];
+    shared_of(&wire)->returned = 100000;
+    CHECK(send(wire.udp, "x", 1, 0) == 1);
+    end = wire_now_us() + WAIT_MS * 1000;
+    while (shared_of(&wire)->missed == 0 && wire_now_us() < end) {
+        usleep(100);
+    }
+    CHECK_EQ(shared_of(&wire)->missed, 1);
+    CHECK_EQ(port->ops->rx_sync(port, 1), 0); /* stores the position that the ring has */
+    send_three(&wire);
+    three_are_there(&wire);
+    shared_of(&wire)->filled = 100000;
+    CHECK_EQ(port->ops->rx_sync(port, 1), -EIO);
+    wire_close(&wire);
+}
+
 static pid_t feeder_pid(void)
 {
     char path[64];
@@ -267,6 +294,7 @@ int main(int argc, char **argv)
          a_worker_killed_at_any_store_of_rx_sync_loses_nothing},
         {"workers killed under load lose and double nothing",
          workers_killed_under_load_lose_and_double_nothing},
+        {"a confused worker gets nothing", a_confused_worker_gets_nothing},
         {"a killed feeder is replaced", a_killed_feeder_is_replaced},
     };
 
