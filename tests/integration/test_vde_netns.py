@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
@@ -31,10 +32,12 @@ TAP = "vde0"
 
 
 def _wait_for(path: Path) -> None:
+    """Until somebody listens there: the socket exists a moment earlier."""
     end = time.monotonic() + kernel_clients.PATIENCE_S
-    while not path.exists() and time.monotonic() < end:
-        time.sleep(0.01)
-    assert path.exists(), f"{path} did not appear"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        while probe.connect_ex(str(path)) != 0:
+            assert time.monotonic() < end, f"nobody listens at {path}"
+            time.sleep(0.01)
 
 
 @contextmanager

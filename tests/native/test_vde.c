@@ -7,7 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -15,6 +14,7 @@
 
 enum {
     FLOWS = 60,
+    READY_MS = 10000, /* for another program to start, on a busy machine */
 #ifdef __SANITIZE_ADDRESS__
     SANITIZED =
         1, /* libvdeplug opens its modules with RTLD_DEEPBIND, which AddressSanitizer ends */
@@ -56,21 +56,25 @@ static pid_t run_switch(const char *path)
 static bool start_switch(struct pair *pair)
 {
     char path[40];
-    char control[48];
-    struct stat status;
-    uint64_t end = wire_now_us() + WAIT_MS * 1000;
+    char error[PORT_ERROR_MAX];
+    struct device_config config = {.rings = 1};
+    struct device *probe;
+    uint64_t end = wire_now_us() + READY_MS * 1000;
 
     *pair = (struct pair){.folder = "/tmp/ssvdeXXXXXX"};
     if (!CHECK(mkdtemp(pair->folder) != NULL)) {
         return false;
     }
     snprintf(path, sizeof(path), "%s/sw", pair->folder);
-    snprintf(control, sizeof(control), "%s/ctl", path);
     snprintf(pair->spec, sizeof(pair->spec), "vde:%s", path);
     pair->vde_switch = run_switch(path);
-    while (stat(control, &status) != 0 && wire_now_us() < end) {
-        usleep(1000);
+    while (device_open(&probe, pair->spec, &config, error) != 0) { /* its socket is there first */
+        if (!CHECK(wire_now_us() < end)) {
+            return false;
+        }
+        usleep(10000);
     }
+    device_close(probe);
     return true;
 }
 
@@ -213,7 +217,7 @@ static void a_switch_that_ends_ends_the_port(void)
     kill(pair.vde_switch, SIGTERM);
     waitpid(pair.vde_switch, NULL, 0);
     pair.vde_switch = 0;
-    end = wire_now_us() + WAIT_MS * 1000;
+    end = wire_now_us() + READY_MS * 1000;
     while (code == 0 && wire_now_us() < end) {
         code = port->ops->rx_sync(port, wire_now_us());
         usleep(1000);
