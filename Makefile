@@ -3,6 +3,7 @@ PYTHON ?= python3
 BOOTSTRAP = $(PYTHON) tools/bootstrap.py
 VENV = .venv/bin
 FUZZ_SECONDS = 60
+NET_TESTS = packet|xdp|tap|pcap|feeder|vde
 
 .DEFAULT_GOAL := help
 
@@ -20,12 +21,12 @@ demo-real: setup ## Linux's own TCP as the client over veth, in namespaces of it
 
 test: ## C tests, unit tests, in-memory end to end; no root
 	@$(BOOTSTRAP) --group test --target all
-	@ctest=$$(command -v ctest || echo $(VENV)/ctest); $$ctest --test-dir build/release -E 'packet|xdp' -j 2 --output-on-failure
+	@ctest=$$(command -v ctest || echo $(VENV)/ctest); $$ctest --test-dir build/release -E '$(NET_TESTS)' -j 2 --output-on-failure
 	@$(VENV)/python -m pytest tests/unit tests/test_tidy.py tests/integration -m "not net"
 
 test-net: ## what needs network namespaces: AF_PACKET, AF_XDP, kernel clients, kills under load
 	@$(BOOTSTRAP) --group test --target all
-	@ctest=$$(command -v ctest || echo $(VENV)/ctest); $$ctest --test-dir build/release -R 'packet|xdp' --output-on-failure
+	@ctest=$$(command -v ctest || echo $(VENV)/ctest); $$ctest --test-dir build/release -R '$(NET_TESTS)' --output-on-failure
 	@$(VENV)/python -m pytest tests/integration tests/fault -m "net"
 
 lint: ## ruff, mypy --strict, import contracts, clang-format, tidy

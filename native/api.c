@@ -8,8 +8,8 @@
 #include <string.h>
 #include <sys/prctl.h>
 
+#include "base/confine.h"
 #include "service/service.h"
-#include "worker/confine.h"
 #include "worker/server.h"
 
 /* Defaults where an option is zero. */
@@ -301,7 +301,7 @@ int32_t ss_worker_abort_all(struct ss_server *server, uint32_t shard)
 
 int32_t ss_worker_confine(void)
 {
-    return worker_confine();
+    return base_confine();
 }
 
 int32_t ss_die_with_parent(void)

@@ -58,6 +58,7 @@ static void copy_ring(struct ss_shard_stats *stats, const struct port_counters *
     stats->tx_dropped = ring->tx_dropped;
     stats->syscalls = ring->syscalls;
     stats->ring_errors = ring->errors;
+    stats->rx_ended = ring->rx_ended;
 }
 
 int32_t ss_stats_read(const struct ss_server *handle, uint32_t shard, struct ss_shard_stats *stats)

@@ -115,6 +115,7 @@ struct ss_shard_stats {
     uint64_t tx_dropped;
     uint64_t syscalls;
     uint64_t ring_errors;
+    uint64_t rx_ended; /* 1: the source, a capture file, was read to its end */
     uint64_t heartbeat;
     uint64_t heartbeat_us;
     uint64_t adopted_us;
@@ -130,7 +131,8 @@ uint32_t ss_layout(struct ss_layout_entry *entries, uint32_t max);
 int32_t ss_device_open(struct ss_device **out, const char *spec,
                        const struct ss_device_options *options, char *error);
 int32_t ss_device_describe(const struct ss_device *device, struct ss_device_info *info);
-/* Serves attach and hang-up of mem: clients; call when event_fd is readable. */
+/* Serves attach and hang-up of mem: clients, and replaces a process that fed a device of one queue,
+ * which is 1; call when event_fd is readable. */
 int32_t ss_device_event(struct ss_device *device);
 /* Buffers of a mem: device that are in no or in two places (0 is right); -ENOTSUP elsewhere. */
 int32_t ss_device_audit(struct ss_device *device);

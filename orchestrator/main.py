@@ -225,6 +225,13 @@ def _tell_ready(parts: Parts, callbacks: Callbacks) -> None:
     callbacks.on_ready()
 
 
+def _device_event(device: native.Device) -> None:
+    if device.event():
+        logs.event(
+            logging.WARNING, "feeder_died", f"{device.info.name}: its feeder died and was replaced"
+        )
+
+
 def _supervise(stack: ExitStack, parts: Parts, callbacks: Callbacks) -> None:
     builder = Builder(parts, callbacks.in_child)
     device = parts.rings.device
@@ -241,7 +248,7 @@ def _supervise(stack: ExitStack, parts: Parts, callbacks: Callbacks) -> None:
             make_job=builder.worker,
             on_ready=lambda: _tell_ready(parts, callbacks),
             device_fd=device.info.event_fd,
-            device_event=device.event,
+            device_event=lambda: _device_event(device),
             reopen_logs=callbacks.reopen_logs,
         ),
     )

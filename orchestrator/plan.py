@@ -28,6 +28,8 @@ _NO_RUNG = "run as root, or in a network namespace of your own; --device mem:NAM
 MEM_ADDRESS = Address(values.parse_ip("10.77.0.1"), 16)
 NOTHING: Mapping[str, str] = MappingProxyType({})
 HARDWARE_RINGS = frozenset({"netmap", "xdp"})
+# As many rings as are asked for, whatever the interface has.
+SOFTWARE_RINGS = frozenset({"mem", "tap", "pcap", "vde"})
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,19 @@ def _check_interface(device: DeviceName, topology: Topology) -> None:
         raise DeviceUnavailableError(f"{who}: the interface is down", f"ip link set {name} up")
 
 
+def _host_side(device: DeviceName, address: Address, topology: Topology) -> tuple[str, ...]:
+    """What is left to do on the host's side of a TAP: its address is the user's to give."""
+    rest = 32 - address.prefix
+    net = address.ip >> rest << rest
+    if device.backend != "tap" or rest < 2:
+        return ()
+    if any(known >> rest << rest == net for known in topology.host_addresses):
+        return ()
+    host = next(net + place for place in (1, 2) if net + place != address.ip)
+    command = f"ip addr add {values.ip_text(host)}/{address.prefix} dev {device.name}"
+    return (f"the host reaches the server once its side has an address: {command}",)
+
+
 def _address(config: Config, device: DeviceName, topology: Topology) -> Address:
     if config.ip is None:
         if device.backend == "mem":
@@ -147,8 +162,9 @@ def order_cpus(cpus: Sequence[Cpu], node: int, mode: str) -> tuple[Cpu, ...]:
 def _worker_count(config: Config, device: DeviceName, topology: Topology, cpus: int) -> int:
     if config.workers:
         return config.workers
-    rings = len(topology.interface.queues) if topology.interface else 64
-    return max(1, min(rings, cpus, 64)) if device.backend != "mem" else max(1, min(cpus, 64))
+    own_rings = topology.interface is not None and device.backend not in SOFTWARE_RINGS
+    rings = len(topology.interface.queues) if topology.interface and own_rings else 64
+    return max(1, min(rings, cpus, 64))
 
 
 def _place(
@@ -202,25 +218,31 @@ def make(
             "give --cpus of that node, or --numa prefer",
         )
     count = _worker_count(config, device, topology, len(order))
+    address = _address(config, device, topology)
     return Plan(
         device=device,
         ifindex=topology.interface.ifindex if topology.interface else 0,
-        address=_address(config, device, topology),
+        address=address,
         shards=_place(device, count, order, topology),
         ladder=ladder,
-        notes=_notes(count, order, node, topology),
+        notes=(
+            *_notes(count, order, node, topology, device.backend in SOFTWARE_RINGS),
+            *_host_side(device, address, topology),
+        ),
         policy=policy.choose(backend, config.policy, str(device)),
     )
 
 
-def _notes(count: int, order: Sequence[Cpu], node: int, topology: Topology) -> tuple[str, ...]:
+def _notes(
+    count: int, order: Sequence[Cpu], node: int, topology: Topology, software_rings: bool
+) -> tuple[str, ...]:
     notes = []
     if count > len(order):
         notes.append(f"{count} shards share {len(order)} CPUs")
     far = [cpu.id for cpu in order[:count] if node >= 0 and cpu.node != node]
     if far:
         notes.append(f"CPU {', '.join(map(str, far))} is not on the interface's NUMA node {node}")
-    if topology.interface and count < len(topology.interface.queues):
+    if topology.interface and not software_rings and count < len(topology.interface.queues):
         notes.append(
             f"{len(topology.interface.queues)} queues for {count} shards: a ring takes from several"
         )

@@ -62,6 +62,7 @@ def _counters(stats: ShardStats) -> dict[str, Any]:
             "bytes": stats.rx_bytes,
             "batch": _batch(stats.rx_frames, stats.rx_syncs),
             "missed": stats.rx_missed,
+            "ended": stats.rx_ended,
         },
         "tx": {
             "frames": stats.tx_frames,

@@ -73,8 +73,9 @@ _SERVER = (
         _or_none(values.parse_device),
         "",
         "BACKEND:NAME",
-        "xdp:eth0, xdp:eth0:MODE (zerocopy, copy or generic, also :busy-poll), packet:eth0, or "
-        "mem:NAME for a software NIC in shared memory",
+        "xdp:eth0, xdp:eth0:MODE (zerocopy, copy or generic, also :busy-poll), packet:eth0, "
+        "tap:tap0, pcap:eth0 (or a file: pcap:./x.pcap), vde:/run/sw.ctl, or mem:NAME for a "
+        "software NIC in shared memory",
     ),
     Setting(
         "backend",
@@ -82,7 +83,7 @@ _SERVER = (
         values.parse_text,
         "auto",
         "NAME",
-        "auto, xdp, packet or mem: how the interface's rings are opened",
+        "auto, xdp, packet, tap, pcap or mem: how the interface's rings are opened",
     ),
     Setting(
         "engine", "server", _one_of("native", "picotcp"), "native", "NAME", "TCP/IP stack: native"

@@ -115,6 +115,7 @@ class ShardStats:
     tx_dropped: int = 0
     syscalls: int = 0
     ring_errors: int = 0
+    rx_ended: int = 0
     heartbeat: int = 0
     heartbeat_us: int = 0
     phase: str = "idle"
@@ -154,6 +155,7 @@ _RING_WORDS = (
     "tx_dropped",
     "syscalls",
     "ring_errors",
+    "rx_ended",
     "heartbeat",
     "heartbeat_us",
 )
@@ -299,9 +301,14 @@ class Device:
             event_fd=info.event_fd,
         )
 
-    def event(self) -> None:
-        """Serves attach and hang-up of clients; call when `info.event_fd` is readable."""
-        _raise(self._lib.ss_device_event(self.handle), None, self.info.name)
+    def event(self) -> bool:
+        """Serves attach and hang-up of clients; call when `info.event_fd` is readable.
+
+        True: the process that reads a device of one queue had died, and was replaced.
+        """
+        code: int = self._lib.ss_device_event(self.handle)
+        _raise(code, None, self.info.name)
+        return code == 1
 
     def audit(self) -> int:
         """Buffers that are in no or in two places; 0 is right."""

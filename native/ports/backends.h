@@ -5,3 +5,6 @@
 extern const struct device_ops mem_device_ops;
 extern const struct device_ops packet_device_ops;
 extern const struct device_ops xdp_device_ops;
+extern const struct device_ops tap_device_ops;
+extern const struct device_ops pcap_device_ops;
+extern const struct device_ops vde_device_ops;

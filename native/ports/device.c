@@ -6,8 +6,15 @@
 
 #include "ports/backends.h"
 
-static const struct device_ops *const backends[] = {&mem_device_ops, &packet_device_ops,
-                                                    &xdp_device_ops};
+/* One line each. */
+static const struct device_ops *const backends[] = {
+    &mem_device_ops,    /* a software NIC in shared memory */
+    &packet_device_ops, /* AF_PACKET */
+    &xdp_device_ops,    /* AF_XDP */
+    &tap_device_ops,    /* a TAP of the host */
+    &pcap_device_ops,   /* libpcap, and files */
+    &vde_device_ops,    /* a VDE switch */
+};
 
 enum {
     BACKENDS_N = sizeof(backends) / sizeof(backends[0]),
@@ -74,9 +81,16 @@ int device_open(struct device **out, const char *spec, const struct device_confi
     int code;
 
     if (!ops || name[0] == '\0' || strlen(spec) >= PORT_NAME_MAX) {
-        snprintf(error, PORT_ERROR_MAX,
-                 "%.64s: not a device: give BACKEND:NAME, with mem, packet or xdp as the backend",
-                 spec);
+        size_t used = (size_t)snprintf(error, PORT_ERROR_MAX,
+                                       "%.64s: not a device: give BACKEND:NAME, with", spec);
+
+        for (uint32_t i = 0; i < BACKENDS_N && used < PORT_ERROR_MAX; i++) {
+            used += (size_t)snprintf(error + used, PORT_ERROR_MAX - used, "%s %s",
+                                     i == 0                ? ""
+                                     : i + 1 == BACKENDS_N ? " or"
+                                                           : ",",
+                                     backends[i]->backend);
+        }
         return -EINVAL;
     }
     device = calloc(1, sizeof(*device));

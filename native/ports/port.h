@@ -58,7 +58,8 @@ struct port_counters {
     uint64_t tx_syncs;   /* syncs that sent at least one frame */
     uint64_t tx_dropped; /* frames the backend could not pass on: peer's lane full, no peer */
     uint64_t syscalls;
-    uint64_t errors; /* ring contents out of bounds: the port has stopped */
+    uint64_t errors;   /* ring contents out of bounds: the port has stopped */
+    uint64_t rx_ended; /* 1: the source, a file, was read to its end */
 };
 
 struct port;
@@ -122,7 +123,8 @@ struct device_ops {
     const char *backend;
     int (*open)(struct device *device, const char *name, const struct device_config *config,
                 char *error);
-    /* mem: a client attached or hung up. Called by the owner when event_fd is readable. */
+    /* mem: a client attached or hung up; a device of one queue: its feeder ended. Called by the
+     * owner when event_fd is readable. 1: the feeder was replaced; 0 or -errno. */
     int (*event)(struct device *device);
     int (*audit)(struct device *device);
     void (*keep_only)(struct device *device, uint32_t ring_id);

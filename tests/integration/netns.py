@@ -104,6 +104,31 @@ def wire(queues: int = 4, clients: int = 1, mtu: int = 1500) -> Iterator[Wire]:
         _remove(made.client_ns)
 
 
+@contextmanager
+def lone(interface: str, clients: int = 1) -> Iterator[Wire]:
+    """One namespace for both: the host that the server runs on is its client, over `interface`.
+
+    For a TAP, whose other side is the host's kernel. Nothing has that name yet: `host_side` gives
+    it the clients' addresses once it is there.
+    """
+    _remove_stale()
+    name = f"{PREFIX}-{os.getpid()}-{next(_serial)}"
+    addresses = tuple(f"{CLIENT_NET}.{FIRST_CLIENT + i}" for i in range(clients))
+    made = Wire(name, name, 1, addresses, client_if=interface)
+    try:
+        _namespace(name)
+        yield made
+    finally:
+        _remove(name)
+
+
+def host_side(wire: Wire) -> None:
+    """The clients' addresses on the client's interface, which is brought up."""
+    _ip("-n", wire.client_ns, "link", "set", wire.client_if, "up")
+    for address in wire.clients:
+        _ip("-n", wire.client_ns, "addr", "add", f"{address}/24", "dev", wire.client_if)
+
+
 def sockets_in(namespace: str, count: int = 1, **kind: int) -> list[socket.socket]:
     """Sockets that belong to `namespace`, unconnected; `kind` as for socket.socket().
 
@@ -174,21 +199,23 @@ def _ip(*words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     return _run(["ip", *words], check)
 
 
+def _namespace(name: str) -> None:
+    _ip("netns", "add", name)
+    quiet = [f"net.ipv6.conf.{scope}.disable_ipv6" for scope in ("all", "default")]
+    for path in (f"/proc/sys/{each.replace('.', '/')}" for each in quiet):
+        _ip("netns", "exec", name, "sh", "-c", f"echo 1 > {path} 2>/dev/null || true")
+    _ip("-n", name, "link", "set", "lo", "up")
+
+
 def _build(wire: Wire, mtu: int) -> None:
     count = ["numtxqueues", str(wire.queues), "numrxqueues", str(wire.queues)]
     for namespace in (wire.server_ns, wire.client_ns):
-        _ip("netns", "add", namespace)
-        quiet = [f"net.ipv6.conf.{scope}.disable_ipv6" for scope in ("all", "default")]
-        for path in (f"/proc/sys/{name.replace('.', '/')}" for name in quiet):
-            _ip("netns", "exec", namespace, "sh", "-c", f"echo 1 > {path} 2>/dev/null || true")
-        _ip("-n", namespace, "link", "set", "lo", "up")
+        _namespace(namespace)
     this = ["name", wire.client_if, "mtu", str(mtu), *count]
     peer = ["name", wire.server_if, "netns", wire.server_ns, "mtu", str(mtu), *count]
     _ip("-n", wire.client_ns, "link", "add", *this, "type", "veth", "peer", *peer)
     _ip("-n", wire.server_ns, "link", "set", wire.server_if, "up")
-    _ip("-n", wire.client_ns, "link", "set", wire.client_if, "up")
-    for address in wire.clients:
-        _ip("-n", wire.client_ns, "addr", "add", f"{address}/24", "dev", wire.client_if)
+    host_side(wire)
 
 
 def _remove(namespace: str) -> None:

@@ -18,7 +18,7 @@ uint64_t wire_now_us(void)
     return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
 }
 
-static bool enter(void)
+bool wire_enter(void)
 {
     const char *why = NULL;
 
@@ -51,6 +51,11 @@ static void read_mac(const char *iface, uint8_t mac[6])
     memcpy(mac, link.mac, 6);
 }
 
+void wire_read_client_mac(struct packet_wire *wire)
+{
+    read_mac("cli0", wire->client_mac);
+}
+
 bool wire_resolve(const uint8_t mac[6])
 {
     return netns_ip("neigh replace 10.9.0.2 dev cli0 lladdr %02x:%02x:%02x:%02x:%02x:%02x", mac[0],
@@ -62,7 +67,7 @@ bool wire_make(unsigned queues, unsigned mtu)
 {
     uint8_t mac[6];
 
-    if (!enter() || !CHECK(netns_veth("cli0", "srv0", queues, mtu))) {
+    if (!wire_enter() || !CHECK(netns_veth("cli0", "srv0", queues, mtu))) {
         return false;
     }
     read_mac("srv0", mac);
@@ -90,6 +95,25 @@ bool wire_open(struct packet_wire *wire, unsigned rings, unsigned mtu)
     read_mac("cli0", wire->client_mac);
     wire->udp = wire_client(CLIENT_PORT);
     return true;
+}
+
+bool wire_open_host(struct packet_wire *wire, const char *spec, const struct device_config *config)
+{
+    *wire = (struct packet_wire){.udp = -1};
+    if (!wire_open_device(wire, spec, config) ||
+        !CHECK(netns_ip("addr add 10.9.0.1/24 dev cli0")) ||
+        !CHECK(wire_resolve(wire->device->mac))) {
+        return false;
+    }
+    read_mac("cli0", wire->client_mac);
+    wire->udp = wire_client(CLIENT_PORT);
+    return true;
+}
+
+void wire_close_host(struct packet_wire *wire)
+{
+    close(wire->udp);
+    device_close(wire->device);
 }
 
 void wire_close(struct packet_wire *wire)

@@ -63,3 +63,12 @@ uint8_t *wire_write_ip(const struct packet_wire *wire, uint8_t *buf, uint8_t pro
 void wire_push(struct port *port, const struct vnet_hdr *hdr, const uint8_t *frame, uint32_t len);
 /* A datagram from the service to the client's socket, without UDP checksum. */
 void wire_push_udp(const struct packet_wire *wire, const void *payload, uint32_t len);
+/* The kernel's TCP connects and sends super-segments; some go back. On ring 0. */
+void wire_tcp_both_ways(const struct packet_wire *wire);
+/* The host's side of a TAP or a switch: cli0 has its address, and knows the service's MAC. */
+bool wire_open_host(struct packet_wire *wire, const char *spec, const struct device_config *config);
+void wire_close_host(struct packet_wire *wire);
+/* Learns the MAC of cli0. */
+void wire_read_client_mac(struct packet_wire *wire);
+/* Enters a namespace of the test's own; false: skipped. */
+bool wire_enter(void);

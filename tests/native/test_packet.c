@@ -133,115 +133,14 @@ static void what_is_not_ours_never_comes(void)
     wire_close(&wire);
 }
 
-/* Sum of the pseudo-header, which the sender of a NEEDS_CSUM frame leaves in the checksum field. */
-static uint16_t pseudo_sum(uint32_t l4_len)
-{
-    uint32_t sum = (ADDR_CLIENT >> 16) + (ADDR_CLIENT & 0xffff) + (ADDR_SERVICE >> 16) +
-                   (ADDR_SERVICE & 0xffff) + PROTO_TCP + l4_len;
-
-    sum = (sum & 0xffff) + (sum >> 16);
-    return htons((uint16_t)sum);
-}
-
-/* A TCP segment from the service, its checksum left to the kernel; with gso a super-segment. */
-static void push_tcp(const struct packet_wire *wire, const struct wire_tcp *tcp,
-                     const uint8_t *payload, uint32_t len, uint16_t gso_size)
-{
-    static uint8_t frame[66000];
-    struct vnet_hdr hdr = {.flags = VNET_F_NEEDS_CSUM,
-                           .gso_type = gso_size ? VNET_GSO_TCPV4 : VNET_GSO_NONE,
-                           .hdr_len = TCP_HEADERS_LEN,
-                           .gso_size = gso_size,
-                           .csum_start = ETH_HDR_LEN + IPV4_HDR_LEN,
-                           .csum_offset = offsetof(struct wire_tcp, check)};
-    uint8_t *l4 = wire_write_ip(wire, frame, PROTO_TCP, TCP_HDR_LEN + len);
-    struct wire_tcp copy = *tcp;
-
-    copy.data_off = TCP_HDR_LEN / 4 << 4;
-    copy.window = htons(65535);
-    copy.check = pseudo_sum(TCP_HDR_LEN + len);
-    memcpy(l4, &copy, sizeof(copy));
-    if (len > 0) {
-        memcpy(l4 + sizeof(copy), payload, len);
-    }
-    wire_push(&wire->device->ports[0], &hdr, frame, TCP_HEADERS_LEN + len);
-    CHECK_EQ(wire->device->ports[0].ops->tx_sync(&wire->device->ports[0], wire_now_us()), 0);
-}
-
-/* Answers the client's SYN; `tcp` is then what the next segment of the service begins with. */
-static bool accept_client(const struct packet_wire *wire, struct wire_tcp *tcp)
-{
-    const uint32_t l4 = ETH_HDR_LEN + IPV4_HDR_LEN;
-
-    if (!CHECK(wire_receive(&wire->device->ports[0])) || !CHECK(got.data[l4 + 13] == TCP_SYN)) {
-        return false;
-    }
-    *tcp = (struct wire_tcp){.src_port = htons(SERVICE_PORT),
-                             .dst_port = htons(wire_word(l4)),
-                             .seq = htonl(1000),
-                             .ack = htonl(wire_long(l4 + 4) + 1),
-                             .flags = TCP_SYN | TCP_ACK};
-    push_tcp(wire, tcp, NULL, 0, 0);
-    tcp->seq = htonl(1001);
-    tcp->flags = TCP_ACK;
-    return true;
-}
-
-/* What the kernel sends of `len` bytes: in order, byte-exact; true if a super-segment was there. */
-static bool receive_stream(const struct packet_wire *wire, struct wire_tcp *tcp,
-                           const uint8_t *expected, uint32_t len)
-{
-    const uint32_t start = ntohl(tcp->ack);
-    uint32_t done = 0;
-    bool super = false;
-
-    while (done < len && CHECK(wire_receive(&wire->device->ports[0]))) {
-        uint32_t header = (uint32_t)(got.data[ETH_HDR_LEN + IPV4_HDR_LEN + 12] >> 4) * 4;
-        uint32_t data = ETH_HDR_LEN + IPV4_HDR_LEN + header;
-
-        if (got.len == data || wire_long(ETH_HDR_LEN + IPV4_HDR_LEN + 4) != start + done) {
-            continue; /* an ACK, or a repetition */
-        }
-        super |= got.hdr.gso_type == VNET_GSO_TCPV4 && got.hdr.gso_size > 0 && got.slots > 1;
-        CHECK(memcmp(got.data + data, expected + done, got.len - data) == 0);
-        done += got.len - data;
-        tcp->ack = htonl(start + done);
-        push_tcp(wire, tcp, NULL, 0, 0);
-    }
-    return super;
-}
-
 static void super_segments_of_the_kernel_s_tcp_go_both_ways(void)
 {
-    static uint8_t payload[60000];
-    static uint8_t back[30000];
-    struct sockaddr_in to = {.sin_family = AF_INET,
-                             .sin_port = htons(SERVICE_PORT),
-                             .sin_addr.s_addr = htonl(ADDR_SERVICE)};
     struct packet_wire wire;
-    struct wire_tcp tcp;
-    int fd;
 
-    if (!wire_open(&wire, 1, 1500)) {
-        return;
+    if (wire_open(&wire, 1, 1500)) {
+        wire_tcp_both_ways(&wire);
+        wire_close(&wire);
     }
-    fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
-    CHECK(connect(fd, (struct sockaddr *)&to, sizeof(to)) != 0 && errno == EINPROGRESS);
-    if (accept_client(&wire, &tcp)) {
-        struct pollfd writable = {.fd = fd, .events = POLLOUT};
-
-        wire_fill(payload, sizeof(payload), 3);
-        CHECK_EQ(poll(&writable, 1, WAIT_MS), 1);
-        CHECK_EQ(write(fd, payload, sizeof(payload)), sizeof(payload));
-        CHECK(receive_stream(&wire, &tcp, payload, sizeof(payload)));
-        tcp.flags = TCP_ACK | TCP_PSH;
-        push_tcp(&wire, &tcp, payload, sizeof(back), 1460);
-        CHECK_EQ(poll(&(struct pollfd){.fd = fd, .events = POLLIN}, 1, WAIT_MS), 1);
-        CHECK_EQ(recv(fd, back, sizeof(back), 0), sizeof(back));
-        CHECK(memcmp(back, payload, sizeof(back)) == 0);
-    }
-    close(fd);
-    wire_close(&wire);
 }
 
 static void a_flow_stays_on_its_ring(void)

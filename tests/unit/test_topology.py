@@ -270,3 +270,35 @@ def test_binding_memory_is_never_fatal() -> None:
     assert "cannot bind" in affinity.bind_memory(Refusing(), 0, "strict")
     assert "not online" in affinity.bind_memory(Refusing(), 4711, "strict")
     assert affinity.preload(4711, "strict") is None
+
+
+ALL = ("mem", "packet", "tap", "pcap", "vde")
+
+
+def planned(topology: Topology, device: str) -> plan.Plan:
+    flags = settings(device=device, ip="10.77.0.2/24", workers="2")
+    return plan.make(flags, topology, ALL)
+
+
+@pytest.mark.parametrize("device", ["tap:tap0", "vde:/run/sw.ctl", "pcap:./x.pcap"])
+def test_some_devices_need_no_interface(device: str) -> None:
+    made = planned(machine(interface=None), device)
+    assert (str(made.device), made.ifindex, len(made.shards)) == (device, 0, 2)
+
+
+def test_a_capture_needs_an_interface_unless_it_is_a_file() -> None:
+    with pytest.raises(DeviceUnavailableError, match="no interface nosuch0"):
+        planned(machine(interface=None), "pcap:nosuch0")
+
+
+def test_the_host_s_side_of_a_tap_gets_its_command() -> None:
+    (note,) = planned(machine(interface=None), "tap:tap0").notes
+    assert note.endswith("ip addr add 10.77.0.1/24 dev tap0")
+    known = machine(interface=None, host_addresses=(0x0A4D0009,))  # 10.77.0.9 is the host's
+    assert planned(known, "tap:tap0").notes == ()
+
+
+def test_a_tap_has_as_many_queues_as_workers_whatever_it_had() -> None:
+    made = plan.make(settings(device="tap:eth0", ip="10.0.0.5/24"), machine(cpus=8, queues=1), ALL)
+    assert len(made.shards) == 8
+    assert not any("queues for" in note for note in made.notes)

@@ -11,10 +11,12 @@
 #include "stack/ipv4.h"
 #include "stack/neighbour.h"
 #include "stack/timer.h"
+#include "stack/tx.h"
 #include "stack/tcp/tcp.h"
 
 enum {
     SYN_OPTIONS_LEN = 8, /* MSS, NOP, window scale */
+    SUPER_BYTES_MAX = UINT16_MAX - IPV4_HDR_LEN - TCP_HDR_LEN,
 };
 
 /* A segment about to be written. */
@@ -25,9 +27,10 @@ struct outgoing {
     uint16_t window;
     uint8_t flags;
     uint8_t options_len;
+    uint16_t gso_size; /* 0: one segment; else what the port cuts it into */
 };
 
-/* Fills Ethernet, IPv4 and TCP headers around options and payload that already stand in `buf`. */
+/* Fills IPv4 and TCP headers around options and payload that already stand in `buf`. */
 static void write_headers(struct stack *stack, uint8_t *buf, const struct tuple *tuple,
                           const struct outgoing *out)
 {
@@ -42,11 +45,17 @@ static void write_headers(struct stack *stack, uint8_t *buf, const struct tuple 
         .window = htons(out->window),
     };
     uint8_t *l4 = buf + ETH_HDR_LEN + IPV4_HDR_LEN;
+    uint64_t sum = csum_pseudo(tuple->laddr, tuple->raddr, PROTO_TCP, tcp_len);
 
     ipv4_write(stack, buf + ETH_HDR_LEN, tuple->raddr, PROTO_TCP, tcp_len);
+    if (stack->port->caps & PORT_CAP_TX_CSUM) {
+        tcp.check = csum_fold16(sum);
+        memcpy(l4, &tcp, sizeof(tcp));
+        tx_push_partial(stack, ETH_HDR_LEN + IPV4_HDR_LEN + tcp_len, out->gso_size);
+        return;
+    }
     memcpy(l4, &tcp, sizeof(tcp));
-    tcp.check = csum_fold(
-        csum_add(l4, tcp_len, csum_pseudo(tuple->laddr, tuple->raddr, PROTO_TCP, tcp_len)));
+    tcp.check = csum_fold(csum_add(l4, tcp_len, sum));
     memcpy(l4 + offsetof(struct wire_tcp, check), &tcp.check, sizeof(tcp.check));
     tx_push(stack, ETH_HDR_LEN + IPV4_HDR_LEN + tcp_len);
 }
@@ -180,7 +189,11 @@ static bool send_segment(struct stack *stack, uint32_t conn, uint32_t seq, uint3
                          uint8_t flags)
 {
     struct conn_hot *hot = &stack->hot[conn];
-    struct outgoing out = {.seq = seq, .ack = hot->rcv_nxt, .len = len, .flags = flags};
+    struct outgoing out = {.seq = seq,
+                           .ack = hot->rcv_nxt,
+                           .len = len,
+                           .flags = flags,
+                           .gso_size = len > hot->mss ? hot->mss : 0};
     bool unresolved;
     uint8_t *buf = begin_frame(stack, hot->tuple.raddr, &unresolved);
 
@@ -250,6 +263,19 @@ static uint32_t unsent(const struct conn_hot *hot, const struct conn_active *act
     return left > 0 ? (uint32_t)left : 0;
 }
 
+/* One segment of the `len` bytes, or as many whole ones as the port cuts from one frame. */
+static uint32_t whole_segments(const struct stack *stack, const struct conn_hot *hot, uint32_t len)
+{
+    const uint32_t headers = PORT_VNET_HDR_LEN + TCP_HEADERS_LEN;
+    uint32_t room;
+
+    if (len < 2u * hot->mss || !(stack->port->caps & PORT_CAP_TX_GSO)) {
+        return hot->mss;
+    }
+    room = tx_room(stack, headers + min_u32(len, SUPER_BYTES_MAX));
+    return room < headers + 2u * hot->mss ? hot->mss : (room - headers) / hot->mss * hot->mss;
+}
+
 /* How much of `left` may leave now: windows, limited transmit (RFC 3042), SWS and Nagle. */
 static uint32_t sendable(const struct stack *stack, const struct conn_hot *hot,
                          const struct conn_active *active, uint32_t left)
@@ -258,10 +284,13 @@ static uint32_t sendable(const struct stack *stack, const struct conn_hot *hot,
     uint32_t wnd = min_u32(hot->snd_wnd, active->cwnd + limited);
     uint32_t flight = tcp_flight(hot);
     uint32_t room = wnd > flight ? wnd - flight : 0;
-    uint32_t len = min_u32(min_u32(left, room), hot->mss);
+    uint32_t len = min_u32(left, room);
 
-    if (len == 0 || len == hot->mss) {
-        return len;
+    if (len >= hot->mss) {
+        return whole_segments(stack, hot, len);
+    }
+    if (len == 0) {
+        return 0;
     }
     if (len == left) { /* the last of the queue: Nagle holds it while data is in flight */
         bool hold = !stack->config->nodelay && flight > 0 && !(hot->flags & CONN_FIN_QUEUED);
@@ -337,6 +366,7 @@ static bool send_data(struct stack *stack, uint32_t conn, struct conn_active *ac
         }
         hot->flags |= fin ? CONN_FIN_SENT : 0;
         left -= len;
+        budget -= min_u32(budget, len / hot->mss); /* a super-segment counts for what it holds */
     }
     return left == 0;
 }

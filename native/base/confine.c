@@ -1,8 +1,8 @@
 /*
- * Confinement of a warm worker (DESIGN 2.3): it keeps its rings, its arena and its control socket,
- * and can open nothing else. Fatal calls end the process with SIGSYS; harmless ones are refused.
+ * Confinement of a warm worker, and of a feeder (DESIGN 2.3): it keeps what it was forked with and
+ * can open nothing else. Fatal calls end the process with SIGSYS; harmless ones are refused.
  */
-#include "worker/confine.h"
+#include "base/confine.h"
 
 #include <errno.h>
 #include <linux/audit.h>
@@ -78,7 +78,7 @@ static int install_filter(void)
     return prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0 ? 0 : -errno;
 }
 
-int worker_confine(void)
+int base_confine(void)
 {
     int error = 0;
 

@@ -2,4 +2,4 @@
 #pragma once
 
 /* no_new_privs, all capabilities dropped, seccomp filter. 0 or -errno. */
-int worker_confine(void);
+int base_confine(void);

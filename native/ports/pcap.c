@@ -1,0 +1,433 @@
+/*
+ * pcap: rings on whatever libpcap can capture from, and a capture file as a source of frames.
+ *
+ * "pcap:IFACE" is one libpcap handle in immediate mode. Its place in the kernel's ring is in the
+ * library's own memory, so no worker reads it: a feeder does (feeder.h), and spreads the flows.
+ * Workers transmit by pcap_inject() on the handle that they inherit.
+ *
+ * libpcap does not say whether a checksum was finished. A local kernel, and a card's GRO, leave the
+ * pseudo-header's sum in its place, and just that is looked for; it is as sure as a checksum.
+ *
+ * "pcap:FILE" (a name with a slash) replays a capture, pcap or pcapng, as fast as its rings take
+ * it, then ends; what is sent to it is dropped and counted.
+ */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <linux/filter.h>
+#include <linux/if_ether.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/csum.h"
+#include "base/wire.h"
+#include "ports/backends.h"
+#include "ports/feeder.h"
+#include "ports/packet.h"
+#include "ports/pcap_lib.h"
+
+enum {
+    SNAPLEN = FRAMEWISE_FRAME_MAX,
+    BUFFER_BYTES = 64 << 20,
+    TIMEOUT_MS = 1, /* without effect in immediate mode, but it must not be 0 everywhere */
+    ERROR_PCAP = PCAP_ERROR_BYTES,
+    WHOLE = 0x40000, /* bytes that an accepting filter keeps: all */
+};
+
+struct pcap_device {
+    char spec[PORT_NAME_MAX];
+    struct pcap_lib lib;
+    struct pcap_handle *handle;
+    struct packet_link link;
+    uint8_t mac[6];
+    bool file;
+    bool promiscuous;
+    int lock_fd;
+    struct feeder feeder;
+};
+
+static int refuse(const struct pcap_device *pcap, const char *what, int code, char *error)
+{
+    return framewise_refuse(error, pcap->spec, what, code);
+}
+
+/* To our MAC or to many; ARP or IPv4, with or without a VLAN tag. */
+static int set_filter(struct pcap_device *pcap)
+{
+    uint32_t high;
+    uint16_t low;
+
+    memcpy(&high, pcap->mac, sizeof(high));
+    memcpy(&low, pcap->mac + sizeof(high), sizeof(low));
+    struct sock_filter code[] = {
+        BPF_STMT(BPF_LD | BPF_B | BPF_ABS, 0),
+        BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, 1, 4, 0), /* broadcast, multicast */
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, ntohl(high), 0, 7),
+        BPF_STMT(BPF_LD | BPF_H | BPF_ABS, 4),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, ntohs(low), 0, 5),
+        BPF_STMT(BPF_LD | BPF_H | BPF_ABS, 12),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, ETH_P_IP, 2, 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, ETH_P_ARP, 1, 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, ETH_P_8021Q, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, WHOLE),
+        BPF_STMT(BPF_RET | BPF_K, 0),
+    };
+    struct pcap_program program = {sizeof(code) / sizeof(code[0]), code};
+
+    return pcap->lib.setfilter(pcap->handle, &program) == 0 ? 0 : -EIO;
+}
+
+/* The words of the library, for the sentence about a refusal. */
+static int refuse_activation(struct pcap_device *pcap, int status, char *error)
+{
+    char *words = pcap->lib.geterr(pcap->handle);
+    const char *name = pcap->spec + strlen("pcap:");
+    const char *next = "see `ip link`";
+    int code = -ENODEV;
+
+    if (status == -8 || status == -11) { /* PCAP_ERROR_PERM_DENIED, _PROMISC_PERM_DENIED */
+        next = "run as root or with CAP_NET_RAW, or enter a namespace with `unshare -Urn`";
+        code = -EPERM;
+    } else if (status == -9) { /* PCAP_ERROR_IFACE_NOT_UP */
+        next = "bring it up with `ip link set DEV up`";
+        code = -ENETDOWN;
+    }
+    snprintf(error, PORT_ERROR_MAX, "pcap:%s: libpcap refuses it: %.100s: %s", name,
+             words && words[0] ? words : pcap->lib.statustostr(status), next);
+    return code;
+}
+
+static int configure(struct pcap_device *pcap)
+{
+    const struct pcap_lib *lib = &pcap->lib;
+    int failed = lib->set_snaplen(pcap->handle, SNAPLEN);
+
+    failed |= lib->set_promisc(pcap->handle, pcap->promiscuous);
+    failed |= lib->set_timeout(pcap->handle, TIMEOUT_MS);
+    failed |= lib->set_immediate_mode(pcap->handle, 1);
+    failed |= lib->set_buffer_size(pcap->handle, BUFFER_BYTES);
+    return failed ? -EIO : 0;
+}
+
+static int settle(struct pcap_device *pcap, char *error)
+{
+    char words[ERROR_PCAP] = "";
+
+    if (pcap->lib.datalink(pcap->handle) != PCAP_LINK_ETHERNET) {
+        return refuse(pcap, "not an Ethernet interface", -EINVAL, error);
+    }
+    if (pcap->lib.setnonblock(pcap->handle, 1, words) != 0 ||
+        pcap->lib.setdirection(pcap->handle, PCAP_DIRECTION_IN) != 0 || set_filter(pcap) != 0) {
+        return refuse(pcap, "libpcap cannot receive from it without waiting", -EIO, error);
+    }
+    return 0;
+}
+
+/* A handle that receives, in pcap->handle. */
+static int open_live(struct pcap_device *pcap, char *error)
+{
+    char words[ERROR_PCAP] = "";
+    struct feeder_fds before;
+    int status;
+    int code;
+
+    feeder_fds_now(&before);
+    pcap->handle = pcap->lib.create(pcap->link.name, words);
+    if (!pcap->handle || configure(pcap) != 0) {
+        return refuse(pcap, "libpcap cannot make a handle for it", -ENOMEM, error);
+    }
+    status = pcap->lib.activate(pcap->handle);
+    if (status < 0) {
+        return refuse_activation(pcap, status, error);
+    }
+    code = settle(pcap, error);
+    feeder_fds_since(&pcap->feeder.source.fds, &before);
+    return code;
+}
+
+static int open_file(struct pcap_device *pcap, char *error)
+{
+    char words[ERROR_PCAP] = "";
+    struct feeder_fds before;
+
+    feeder_fds_now(&before);
+    pcap->handle = pcap->lib.open_offline(pcap->spec + strlen("pcap:"), words);
+    if (!pcap->handle) {
+        snprintf(error, PORT_ERROR_MAX,
+                 "%s: not a capture that libpcap can read: %.100s: give a pcap or pcapng file",
+                 pcap->spec, words);
+        return -EINVAL;
+    }
+    feeder_fds_since(&pcap->feeder.source.fds, &before);
+    if (pcap->lib.datalink(pcap->handle) != PCAP_LINK_ETHERNET) {
+        return refuse(pcap, "the capture is not of Ethernet frames", -EINVAL, error);
+    }
+    return 0;
+}
+
+/* True when a TCP checksum was left to the card: the field holds the pseudo-header's sum. */
+static bool is_unfinished(const uint8_t *frame, uint32_t len)
+{
+    const uint8_t *ip = frame + ETH_HDR_LEN;
+    uint32_t addresses[2];
+    uint32_t header;
+    uint32_t total;
+    uint16_t check;
+
+    if (len < ETH_HDR_LEN + IPV4_HDR_LEN + TCP_HDR_LEN || frame[12] != ETH_P_IP >> 8 ||
+        frame[13] != 0 || ip[9] != PROTO_TCP) {
+        return false;
+    }
+    header = (uint32_t)(ip[0] & 0x0f) * 4;
+    total = (uint32_t)(ip[2] << 8 | ip[3]);
+    if (header < IPV4_HDR_LEN || total < header + TCP_HDR_LEN || ETH_HDR_LEN + total > len) {
+        return false;
+    }
+    memcpy(addresses, ip + 12, sizeof(addresses));
+    memcpy(&check, ip + header + offsetof(struct wire_tcp, check), sizeof(check));
+    return check == csum_fold16(csum_pseudo(addresses[0], addresses[1], PROTO_TCP, total - header));
+}
+
+static int receive(void *source, struct vnet_hdr *hdr, const uint8_t **frame)
+{
+    struct pcap_device *pcap = source;
+    struct pcap_packet *packet;
+    int status;
+
+    do {
+        status = pcap->lib.next_ex(pcap->handle, &packet, frame);
+    } while (status == 1 && (packet->caplen < packet->len || packet->caplen > SNAPLEN ||
+                             packet->caplen < ETH_HDR_LEN));
+    if (status == PCAP_READ_END && pcap->file) {
+        return -ENODATA;
+    }
+    if (status != 1) {
+        return status == 0 ? 0 : -ENODEV;
+    }
+    if (!pcap->file && is_unfinished(*frame, packet->caplen)) {
+        hdr->flags = VNET_F_NEEDS_CSUM;
+        hdr->csum_start = (uint16_t)(ETH_HDR_LEN + ((*frame)[ETH_HDR_LEN] & 0x0f) * 4);
+        hdr->csum_offset = offsetof(struct wire_tcp, check);
+    }
+    return (int)packet->caplen;
+}
+
+/* pcap_inject() wants one piece: a frame over several slots is put together here. */
+static int send_frame(const struct port *port, const struct iovec *iov, int n)
+{
+    const struct fed_ring *ring = port->priv;
+    struct pcap_device *pcap = ring->source;
+    uint8_t whole[FRAMEWISE_FRAME_MAX + PORT_VNET_HDR_LEN];
+    const uint8_t *frame = n > 1 ? whole : iov[0].iov_base;
+    size_t len = n > 1 ? framewise_join(iov, n, whole, sizeof(whole)) : iov[0].iov_len;
+
+    if (pcap->file) {
+        return -EROFS;
+    }
+    if (len <= PORT_VNET_HDR_LEN) {
+        return -EMSGSIZE;
+    }
+    errno = 0;
+    if (pcap->lib.inject(pcap->handle, frame + PORT_VNET_HDR_LEN, len - PORT_VNET_HDR_LEN) >= 0) {
+        return 0;
+    }
+    return errno != 0 ? -errno : -EIO;
+}
+
+static int poll_fd(void *source)
+{
+    struct pcap_device *pcap = source;
+
+    return pcap->file ? -1 : pcap->lib.get_selectable_fd(pcap->handle);
+}
+
+static uint64_t lost(void *source)
+{
+    struct pcap_device *pcap = source;
+    struct pcap_counts counts = {0};
+
+    return pcap->file || pcap->lib.stats(pcap->handle, &counts) != 0 ? 0 : counts.dropped;
+}
+
+/* The dead feeder knew where in the kernel's ring it stood, and nobody else: a new ring, then. */
+static int reopen(void *source)
+{
+    struct pcap_device *pcap = source;
+    struct pcap_handle *old = pcap->handle;
+    char error[PORT_ERROR_MAX];
+    int code;
+
+    if (pcap->file) {
+        return -EIO; /* where it stood is lost: to begin anew would repeat frames */
+    }
+    code = open_live(pcap, error);
+    if (code != 0) {
+        if (pcap->handle && pcap->handle != old) {
+            pcap->lib.close(pcap->handle);
+        }
+        pcap->handle = old;
+        return code;
+    }
+    pcap->lib.close(old);
+    return 0;
+}
+
+static void pcap_device_close(struct device *device)
+{
+    struct pcap_device *pcap = device->priv;
+
+    if (!pcap) {
+        return;
+    }
+    feeder_close(&pcap->feeder);
+    if (pcap->handle) {
+        pcap->lib.close(pcap->handle);
+    }
+    pcap_lib_close(&pcap->lib);
+    if (pcap->lock_fd >= 0) {
+        close(pcap->lock_fd);
+    }
+    free(pcap);
+    device->priv = NULL;
+}
+
+static void pcap_keep_only(struct device *device, uint32_t ring_id)
+{
+    struct pcap_device *pcap = device->priv;
+
+    feeder_keep_only(&pcap->feeder, device, ring_id);
+}
+
+static int pcap_event(struct device *device)
+{
+    struct pcap_device *pcap = device->priv;
+
+    return feeder_event(&pcap->feeder);
+}
+
+/* The interface as the kernel knows it, in the words of this backend. */
+static int find_link(struct pcap_device *pcap, char *error)
+{
+    char reason[PORT_ERROR_MAX];
+    int code = packet_link_find(&pcap->link, pcap->spec + strlen("pcap:"), reason);
+
+    if (code == -ENETDOWN) {
+        return refuse(pcap, "the interface is down: bring it up with `ip link set DEV up`", code,
+                      error);
+    }
+    if (code != 0) {
+        return refuse(pcap,
+                      "no such Ethernet interface in this network namespace, see `ip link`; a "
+                      "file's name has a slash: ./NAME",
+                      code, error);
+    }
+    pcap->lock_fd = packet_link_lock(&pcap->link, reason);
+    if (pcap->lock_fd < 0) {
+        return refuse(pcap, "another server uses this interface: stop it, or take another one",
+                      pcap->lock_fd, error);
+    }
+    return 0;
+}
+
+static int set_identity(struct device *device, struct pcap_device *pcap,
+                        const struct device_config *config, char *error)
+{
+    static const uint8_t none[6];
+    bool given = memcmp(config->mac, none, sizeof(none)) != 0;
+
+    if (config->mtu != 0 && (config->mtu < 576 || config->mtu > pcap->link.mtu)) {
+        return refuse(pcap, "the MTU asked for is below 576 or above the interface's", -EINVAL,
+                      error);
+    }
+    device->mtu = config->mtu ? config->mtu : pcap->link.mtu;
+    memcpy(device->mac, given ? config->mac : pcap->link.mac, sizeof(device->mac));
+    memcpy(pcap->mac, device->mac, sizeof(pcap->mac));
+    pcap->promiscuous = memcmp(device->mac, pcap->link.mac, sizeof(device->mac)) != 0;
+    return 0;
+}
+
+static int open_source(struct device *device, struct pcap_device *pcap,
+                       const struct device_config *config, char *error)
+{
+    int code;
+
+    if (pcap->file) {
+        pcap->link.mtu = FRAMEWISE_FRAME_MAX - ETH_HDR_LEN;
+        code = set_identity(device, pcap, config, error);
+        device->mtu = config->mtu ? config->mtu : ETH_DATA_LEN;
+        return code != 0 ? code : open_file(pcap, error);
+    }
+    code = find_link(pcap, error);
+    code = code != 0 ? code : set_identity(device, pcap, config, error);
+    return code != 0 ? code : open_live(pcap, error);
+}
+
+static void describe(struct device *device, const struct pcap_device *pcap)
+{
+    if (pcap->file) {
+        snprintf(device->banner, sizeof(device->banner),
+                 "a capture file, read by %.60s, fed to %u rings by flow hash, nothing is sent",
+                 pcap->lib.lib_version(), device->rings);
+        return;
+    }
+    snprintf(device->banner, sizeof(device->banner),
+             "%.60s: one handle, fed to %u rings by flow hash%s", pcap->lib.lib_version(),
+             device->rings, pcap->promiscuous ? ", promiscuous for a MAC of its own" : "");
+}
+
+static struct pcap_device *pcap_new(const struct device *device)
+{
+    struct pcap_device *pcap = calloc(1, sizeof(*pcap));
+
+    if (!pcap) {
+        return NULL;
+    }
+    memcpy(pcap->spec, device->name, sizeof(pcap->spec));
+    pcap->file = strchr(pcap->spec, '/') != NULL;
+    pcap->lock_fd = -1;
+    pcap->feeder.source = (struct feeder_source){.spec = pcap->spec,
+                                                 .receive = receive,
+                                                 .reopen = reopen,
+                                                 .send = send_frame,
+                                                 .lost = lost,
+                                                 .fd = poll_fd,
+                                                 .source = pcap,
+                                                 .waits = pcap->file};
+    return pcap;
+}
+
+static int pcap_open(struct device *device, const char *name, const struct device_config *config,
+                     char *error)
+{
+    struct pcap_device *pcap = pcap_new(device);
+    int code;
+
+    (void)name;
+    if (!pcap) {
+        return framewise_refuse(error, device->name, "out of memory", -ENOMEM);
+    }
+    device->priv = pcap;
+    code = framewise_check(config, pcap->spec, error);
+    code = code != 0 ? code : pcap_lib_open(&pcap->lib, pcap->spec, error);
+    code = code != 0 ? code : open_source(device, pcap, config, error);
+    code = code != 0 ? code : feeder_open(&pcap->feeder, device, config, error);
+    if (code != 0) {
+        pcap_device_close(device);
+        return code;
+    }
+    for (uint32_t i = 0; i < device->rings; i++) {
+        device->ports[i].caps |= PORT_CAP_RX_GSO;
+    }
+    describe(device, pcap);
+    return 0;
+}
+
+const struct device_ops pcap_device_ops = {
+    .backend = "pcap",
+    .open = pcap_open,
+    .event = pcap_event,
+    .keep_only = pcap_keep_only,
+    .close = pcap_device_close,
+};

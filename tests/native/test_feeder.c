@@ -1,0 +1,302 @@
+/*
+ * A feeder and those it feeds, when they are killed. The device is a capture on a veth pair: the
+ * worker's side of the rings is the same for pcap, vde and a TAP of one queue.
+ */
+#include <dlfcn.h>
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/hash.h"
+#include "kill_steps.h"
+#include "packet_wire.h"
+#include "ports/feeder.h"
+
+enum {
+    FRAMES = 3,
+    CHANGES_MAX = 400,
+    KILLS_UNDER_LOAD = 100,
+    LOAD_BURST = 20,
+    LONG = 3000,
+    FEEDER_KILLS = 5,
+};
+
+/* What a worker leaves behind, besides the port: MAP_SHARED. */
+struct progress {
+    uint64_t commit; /* (sequence number expected << 32) | slot: stored at once */
+    uint32_t wrong;
+};
+
+static bool fed_open(struct packet_wire *wire)
+{
+    struct device_config config = {.rings = 1, .slots = 256};
+    void *object = dlopen("libpcap.so.0.8", RTLD_NOW);
+
+    *wire = (struct packet_wire){.udp = -1};
+    if (!object) {
+        check_skip("libpcap is missing (package libpcap0.8)");
+        return false;
+    }
+    dlclose(object);
+    if (!wire_make(1, JUMBO) || !wire_open_device(wire, "pcap:srv0", &config)) {
+        return false;
+    }
+    wire_read_client_mac(wire);
+    wire->udp = wire_client(CLIENT_PORT);
+    return true;
+}
+
+static struct fed_shared *shared_of(const struct packet_wire *wire)
+{
+    return wire->device->ports[0].shared;
+}
+
+/* Sends a short frame, one over two slots and a short one; waits until the feeder has them. */
+static void send_three(const struct packet_wire *wire)
+{
+    static uint32_t payload[LONG / 4];
+    uint32_t filled = shared_of(wire)->filled;
+    uint64_t end = wire_now_us() + WAIT_MS * 1000;
+
+    for (uint32_t i = 0; i < FRAMES; i++) {
+        size_t len = i == 1 ? LONG : 64;
+
+        payload[0] = i;
+        CHECK(send(wire->udp, payload, len, 0) == (ssize_t)len);
+    }
+    while (shared_of(wire)->filled != (filled + FRAMES + 1) % 256 && wire_now_us() < end) {
+        usleep(10);
+    }
+}
+
+static void three_are_there(const struct packet_wire *wire)
+{
+    struct port *port = &wire->device->ports[0];
+
+    CHECK_EQ(port->ops->rx_sync(port, 1), 0);
+    for (uint32_t i = 0; i < FRAMES; i++) {
+        uint32_t number;
+
+        if (!CHECK(wire_take(port))) {
+            return;
+        }
+        memcpy(&number, got.data + UDP_HEADERS, sizeof(number));
+        CHECK_EQ(number, i);
+        CHECK_EQ(got.len, UDP_HEADERS + (i == 1 ? LONG : 64));
+    }
+    CHECK(!wire_take(port));
+}
+
+static void a_worker_killed_at_any_store_of_rx_sync_loses_nothing(void)
+{
+    struct packet_wire wire;
+    struct port *port;
+    uint32_t change = 0;
+    int killed = 1;
+
+    if (!fed_open(&wire)) {
+        return;
+    }
+    port = &wire.device->ports[0];
+    for (; killed == 1 && change < CHANGES_MAX; change++) {
+        struct kill_watch watch[KILL_WATCHES] = {
+            {port->rx, sizeof(*port->rx) + port->rx->num_slots * sizeof(struct nm_slot)},
+            {port->shared, sizeof(struct fed_shared)},
+        };
+
+        send_three(&wire);
+        killed = kill_at_change(port, port->ops->rx_sync, watch, change);
+        if (killed < 0) {
+            check_skip("this system refuses ptrace");
+            break;
+        }
+        CHECK_EQ(port->ops->recover(port), 0);
+        three_are_there(&wire);
+    }
+    CHECK(killed < 0 || (change > 2 && killed == 0));
+    wire_close(&wire);
+}
+
+/* Checks the frame in one slot and moves on, as one store; the slot goes back after it. */
+static void consume(struct port *port, struct progress *progress)
+{
+    struct nm_ring *ring = port->rx;
+    uint32_t slot = (uint32_t)progress->commit;
+    uint32_t expected = (uint32_t)(progress->commit >> 32);
+
+    while (slot != nm_ring_tail(ring)) {
+        uint32_t number;
+
+        memcpy(&number, nm_ring_buf(ring, slot) + PORT_VNET_HDR_LEN + UDP_HEADERS, sizeof(number));
+        progress->wrong += number != expected;
+        slot = nm_ring_next(ring, slot);
+        expected++;
+        __atomic_store_n(&progress->commit, (uint64_t)expected << 32 | slot, __ATOMIC_RELEASE);
+    }
+    nm_ring_give(ring, slot);
+}
+
+/* A worker that sleeps as the real one does. */
+static pid_t fork_worker(struct port *port, struct progress *progress)
+{
+    pid_t pid = fork();
+
+    if (pid != 0) {
+        return pid;
+    }
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    port->ops->recover(port);
+    for (;;) {
+        struct pollfd fd = {.fd = port->wait_fd, .events = POLLIN};
+
+        consume(port, progress);
+        if (port->ops->rx_sync(port, wire_now_us()) != 0) {
+            _exit(1);
+        }
+        if (port->rx->head == port->rx->tail && port->ops->sleep_arm(port) == 0) {
+            poll(&fd, 1, WAIT_MS);
+        }
+        port->ops->sleep_disarm(port);
+    }
+}
+
+static bool wait_for(const struct progress *progress, uint32_t number)
+{
+    uint64_t end = wire_now_us() + WAIT_MS * 1000;
+
+    while ((uint32_t)(__atomic_load_n(&progress->commit, __ATOMIC_ACQUIRE) >> 32) < number) {
+        if (wire_now_us() > end) {
+            return false;
+        }
+        usleep(20);
+    }
+    return true;
+}
+
+static void kill_worker(pid_t pid)
+{
+    kill(pid, SIGKILL);
+    CHECK_EQ(waitpid(pid, NULL, 0), pid);
+}
+
+static void workers_killed_under_load_lose_and_double_nothing(void)
+{
+    struct packet_wire wire;
+    struct progress *progress;
+    uint32_t sent = 0;
+    uint64_t seed = 1;
+
+    if (!fed_open(&wire)) {
+        return;
+    }
+    progress =
+        mmap(NULL, sizeof(*progress), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    CHECK(progress != MAP_FAILED);
+    for (int k = 0; k < KILLS_UNDER_LOAD; k++) {
+        pid_t pid = fork_worker(&wire.device->ports[0], progress);
+
+        usleep((unsigned)(splitmix64(&seed) % 1000));
+        for (int i = 0; i < LOAD_BURST; i++, sent++) {
+            CHECK(send(wire.udp, &sent, sizeof(sent), 0) == sizeof(sent));
+        }
+        usleep((unsigned)(splitmix64(&seed) % 200));
+        kill_worker(pid);
+        if (k % 8 == 7) { /* let the ring not overflow: that would be a loss of another kind */
+            pid = fork_worker(&wire.device->ports[0], progress);
+            CHECK(wait_for(progress, sent));
+            kill_worker(pid);
+        }
+    }
+    CHECK_EQ(progress->wrong, 0);
+    CHECK_EQ(shared_of(&wire)->missed, 0);
+    munmap(progress, sizeof(*progress));
+    wire_close(&wire);
+}
+
+/* What a worker writes where only positions belong costs it its frames, and nobody else. */
+static void a_confused_worker_gets_nothing(void)
+{
+    struct packet_wire wire;
+    struct port *port;
+    uint64_t end;
+
+    if (!fed_open(&wire)) {
+        return;
+    }
+    port = &wire.device->ports[0];
+    shared_of(&wire)->returned = 100000;
+    CHECK(send(wire.udp, "x", 1, 0) == 1);
+    end = wire_now_us() + WAIT_MS * 1000;
+    while (shared_of(&wire)->missed == 0 && wire_now_us() < end) {
+        usleep(100);
+    }
+    CHECK_EQ(shared_of(&wire)->missed, 1);
+    CHECK_EQ(port->ops->rx_sync(port, 1), 0); /* stores the position that the ring has */
+    send_three(&wire);
+    three_are_there(&wire);
+    shared_of(&wire)->filled = 100000;
+    CHECK_EQ(port->ops->rx_sync(port, 1), -EIO);
+    wire_close(&wire);
+}
+
+static pid_t feeder_pid(void)
+{
+    char path[64];
+    FILE *file;
+    int pid = 0;
+
+    snprintf(path, sizeof(path), "/proc/self/task/%d/children", (int)getpid());
+    file = fopen(path, "r");
+    CHECK(file && fscanf(file, "%d", &pid) == 1);
+    if (file) {
+        fclose(file);
+    }
+    return pid;
+}
+
+static void a_killed_feeder_is_replaced(void)
+{
+    struct packet_wire wire;
+    struct pollfd event;
+
+    if (!fed_open(&wire)) {
+        return;
+    }
+    event = (struct pollfd){.fd = wire.device->event_fd, .events = POLLIN};
+    for (int k = 0; k < FEEDER_KILLS; k++) {
+        pid_t pid = feeder_pid();
+
+        send_three(&wire);
+        CHECK_EQ(kill(pid, SIGKILL), 0);
+        CHECK_EQ(poll(&event, 1, WAIT_MS), 1);
+        CHECK_EQ(device_event(wire.device), 1);
+        CHECK_EQ(poll(&event, 1, 0), 0);
+        CHECK(feeder_pid() != pid);
+        three_are_there(&wire); /* what it had published is the worker's */
+        send_three(&wire);
+        three_are_there(&wire);
+    }
+    wire_close(&wire);
+    CHECK_EQ(waitpid(-1, NULL, WNOHANG), -1); /* no child is left */
+}
+
+int main(int argc, char **argv)
+{
+    static const struct check_case cases[] = {
+        {"a worker killed at any store of rx_sync loses nothing",
+         a_worker_killed_at_any_store_of_rx_sync_loses_nothing},
+        {"workers killed under load lose and double nothing",
+         workers_killed_under_load_lose_and_double_nothing},
+        {"a confused worker gets nothing", a_confused_worker_gets_nothing},
+        {"a killed feeder is replaced", a_killed_feeder_is_replaced},
+    };
+
+    return check_run(cases, sizeof(cases) / sizeof(cases[0]), argc, argv);
+}
