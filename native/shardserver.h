@@ -170,6 +170,79 @@ const char *ss_phase_name(uint32_t phase);
 const char *ss_service_name(uint32_t index);
 const char *ss_backend_name(uint32_t index);
 
+/* netmap's slot and ring, byte for byte: what ss_rings_ring points to. */
+struct ss_slot {
+    uint32_t buf_idx;
+    uint16_t len;
+    uint16_t flags;
+    uint64_t ptr;
+};
+
+struct ss_ring {
+    int64_t buf_ofs; /* from this ring to buffer 0 */
+    uint32_t num_slots;
+    uint32_t nr_buf_size;
+    uint16_t ringid;
+    uint16_t dir;
+    uint32_t head;
+    uint32_t cur;
+    uint32_t tail;
+    uint32_t flags;
+    uint32_t pad;
+    int64_t ts[2];
+    uint64_t offset_mask;
+    uint64_t buf_align;
+    uint8_t reserved[56];
+    uint8_t sem[128];
+    struct ss_slot slot[];
+};
+
+enum ss_rings_role {
+    SS_RINGS_AUTO = 0,   /* a link if somebody owns that mem: device, else the owner */
+    SS_RINGS_OWNER = 1,  /* opens the device */
+    SS_RINGS_CLIENT = 2, /* attaches to a mem: device */
+};
+
+enum ss_rings_event {
+    SS_RINGS_IN = 1,
+    SS_RINGS_OUT = 2,
+    SS_RINGS_NO_TX = 4, /* POLLIN without sending what is pending (NETMAP_NO_TX_POLL) */
+};
+
+struct ss_rings_info {
+    char name[64];
+    char backend[16];
+    char banner[256];
+    uint32_t rings;
+    uint32_t mtu;
+    uint32_t caps; /* 1: frames begin with a virtio-net header of 12 bytes */
+    uint32_t bufs; /* indices of buffers are below; 0: unknown */
+    uint32_t client;
+    uint8_t mac[6];
+    uint8_t peer_mac[6];
+};
+
+struct ss_rings;
+
+/* Rings for teaching and tools: any backend; mem: from both sides. */
+int32_t ss_rings_open(struct ss_rings **out, const char *spec,
+                      const struct ss_device_options *options, uint32_t role, char *error);
+/* A link of a mem: device that this process has opened itself; close it before the owner. */
+int32_t ss_rings_attach(struct ss_rings **out, struct ss_rings *owner, char *error);
+int32_t ss_rings_describe(const struct ss_rings *rings, struct ss_rings_info *info);
+void ss_rings_close(struct ss_rings *rings);
+/* The ring in shared memory; NULL: no such ring. */
+struct ss_ring *ss_rings_ring(struct ss_rings *rings, uint32_t index, uint32_t tx);
+/* One ring's sync. 0 or -errno. */
+int32_t ss_rings_sync(struct ss_rings *rings, uint32_t index, uint32_t tx);
+/* poll() on `n` sets: ready[i] gets the events of set i. How many are ready, or -errno. */
+int32_t ss_rings_poll(struct ss_rings *const *rings, const uint32_t *events, uint32_t *ready,
+                      uint32_t n, uint64_t timeout_us);
+/* Rings of the two sets whose buffers may be exchanged: same region, same buffer size. */
+int32_t ss_rings_same_region(const struct ss_rings *a, const struct ss_rings *b);
+/* As ss_device_audit; -ENOTSUP for a client. */
+int32_t ss_rings_audit(struct ss_rings *rings);
+
 /* The load client: every byte is derived from (seed, connection, offset) and checked. */
 struct ss_load_options {
     char device[64]; /* mem: name without the prefix; "": kernel sockets */

@@ -503,6 +503,11 @@ uint32_t mem_attachment_link(const struct mem_attachment *attachment)
     return attachment->link;
 }
 
+int mem_attachment_fd(const struct mem_attachment *attachment)
+{
+    return attachment->fd;
+}
+
 int mem_attachment_alive(struct mem_attachment *attachment)
 {
     char byte;
