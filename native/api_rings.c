@@ -11,7 +11,7 @@
 enum {
     SETS_MAX = 8,
     SERVE_US = 1000, /* between two looks for attaching clients, or for the owner's death */
-    ROOM_US = 100, /* between two looks for free slots */
+    ROOM_US = 100,   /* between two looks for free slots */
 };
 
 struct ss_rings {

@@ -72,7 +72,7 @@ class Rings:
             lib.ss_rings_close(handle)
 
         self._ffi, self._lib = ffi, lib
-        self.handle = ffi.gc(out[0], destroy)
+        self.handle: Any = ffi.gc(out[0], destroy)
         self.info = self._describe()
 
     def _describe(self) -> RingsInfo:

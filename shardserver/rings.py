@@ -125,6 +125,7 @@ class Ring:
         self._native_ring = port._rings.ring(index, tx)
         self.ringid = index
         self.is_tx = tx
+        self.header_len = port.header_len
         self.num_slots = int(self._native_ring.num_slots)
         self.buf_size = int(self._native_ring.nr_buf_size)
 
@@ -248,7 +249,7 @@ class RingPort:
         self._opened = False
         owner = _owners.get(spec) if role != "owner" else None
         below = owner._rings if owner and owner._opened else None
-        self._rings = native_rings.Rings(spec, options, _ROLES[role], below)
+        self._rings: native_rings.Rings = native_rings.Rings(spec, options, _ROLES[role], below)
         self._opened = True
         self._views: dict[int, memoryview] = {}
         info = self._rings.info
@@ -259,7 +260,7 @@ class RingPort:
         self.mac = info.mac
         self.peer_mac = info.peer_mac
         self.is_client = info.client
-        self.header_len = VNET_HDR_LEN if info.caps & _CAP_VNET_HDR else 0
+        self.header_len: int = VNET_HDR_LEN if info.caps & _CAP_VNET_HDR else 0
         self.tx = tuple(Ring(self, i, True) for i in range(info.rings))
         self.rx = tuple(Ring(self, i, False) for i in range(info.rings))
         self._bufs = info.bufs or self._largest_index() + 1
@@ -268,7 +269,8 @@ class RingPort:
 
     def _largest_index(self) -> int:
         rings = (*self.tx, *self.rx)
-        return max(ring._native.slot[i].buf_idx for ring in rings for i in range(ring.num_slots))
+        slots = (ring._native.slot[i] for ring in rings for i in range(ring.num_slots))
+        return max(int(slot.buf_idx) for slot in slots)
 
     def _check_open(self) -> None:
         if not self._opened:

@@ -184,7 +184,8 @@ int port_watch_wait(struct port_watch *watch, uint64_t us)
     for (uint32_t i = 0; i < watch->fds_n; i++) {
         fds[n++] = (struct pollfd){.fd = watch->fds[i], .events = POLLIN};
     }
-    ts = (struct timespec){.tv_sec = (time_t)(us / 1000000), .tv_nsec = (long)(us % 1000000) * 1000};
+    ts.tv_sec = (time_t)(us / 1000000);
+    ts.tv_nsec = (long)(us % 1000000) * 1000;
     code = ppoll(fds, n, &ts, NULL) < 0 ? -errno : 0;
     for (uint32_t i = 0; i < watch->n; i++) {
         watch->ports[i]->ops->sleep_disarm(watch->ports[i]);
