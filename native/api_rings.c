@@ -101,13 +101,8 @@ void ss_rings_close(struct ss_rings *rings)
     }
 }
 
-int32_t ss_rings_describe(const struct ss_rings *rings, struct ss_rings_info *info)
+void describe_portset(const struct portset *set, struct ss_rings_info *info)
 {
-    const struct portset *set = rings ? &rings->set : NULL;
-
-    if (!set || !info) {
-        return -EINVAL;
-    }
     memset(info, 0, sizeof(*info));
     memcpy(info->name, set->name, sizeof(info->name));
     memcpy(info->banner, set->banner, sizeof(info->banner));
@@ -119,6 +114,16 @@ int32_t ss_rings_describe(const struct ss_rings *rings, struct ss_rings_info *in
     info->client = set->link != NULL;
     memcpy(info->mac, set->mac, 6);
     memcpy(info->peer_mac, set->peer_mac, 6);
+}
+
+int32_t ss_rings_describe(const struct ss_rings *rings, struct ss_rings_info *info)
+{
+    const struct portset *set = rings ? &rings->set : NULL;
+
+    if (!set || !info) {
+        return -EINVAL;
+    }
+    describe_portset(set, info);
     return 0;
 }
 
