@@ -19,6 +19,7 @@ shardserver: a TCP server on network-card rings, one pinned worker and stack per
   shardserver status | stats -w      what runs, and how fast
   shardserver load 10.0.0.1          many verified connections against a server
   shardserver stop                   drain and stop
+  shardserver tools sink|gen|…       single rings: count, generate, forward, ping, spread
   shardserver COMMAND -h             every option"""
 
 
@@ -150,6 +151,7 @@ def _add_demo(commands: Any) -> None:
 def make() -> tuple[Parser, dict[str, Parser]]:
     """The parser, and that of each command."""
     from shardserver.load import add_arguments as add_load_arguments
+    from shardserver.toolbox import add_arguments as add_tool_arguments
 
     parser = Parser(
         prog="shardserver",
@@ -166,6 +168,7 @@ def make() -> tuple[Parser, dict[str, Parser]]:
     _add_clients(commands)
     add_load_arguments(commands.add_parser("load", help="verified load against a server"))
     _add_demo(commands)
+    add_tool_arguments(commands.add_parser("tools", help="loops on single rings"))
     return parser, commands.choices
 
 

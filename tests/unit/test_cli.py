@@ -14,7 +14,7 @@ from serving import ROOT
 from shardserver import cli, cli_parser, cli_show, cli_start
 from shardserver.errors import UsageError
 
-COMMANDS = ("start", "stop", "status", "stats", "restart", "load", "demo")
+COMMANDS = ("start", "stop", "status", "stats", "restart", "load", "demo", "tools")
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +35,7 @@ def test_the_bare_command_says_what_to_do(capsys: pytest.CaptureFixture[str]) ->
     code, out, _ = run(capsys)
     assert code == 0
     assert "shardserver demo" in out
-    assert out.count("\n  shardserver ") == 6
+    assert out.count("\n  shardserver ") == 7
 
 
 @pytest.mark.parametrize("command", COMMANDS)
