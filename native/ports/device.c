@@ -25,7 +25,8 @@ static const struct device_ops *find_backend(const char *spec, const char **name
     for (uint32_t i = 0; i < BACKENDS_N && colon; i++) {
         if (strlen(backends[i]->backend) == len && strncmp(spec, backends[i]->backend, len) == 0) {
             *name = colon + 1;
-            return backends[i];
+            return backends[i] == &mem_device_ops && strpbrk(*name, "{}") ? &pipe_device_ops
+                                                                          : backends[i];
         }
     }
     return NULL;
