@@ -12,6 +12,7 @@ struct exchange_record {
     uint32_t lane;      /* of the other side, where there are several */
     uint32_t left_buf;  /* before */
     uint32_t right_buf; /* before */
+    uint32_t more;      /* the frame has slots behind this one */
 };
 
 /* Written by one process at a time. */

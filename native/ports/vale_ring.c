@@ -1,0 +1,496 @@
+/* The two syncs of a switch's port; see vale.h. */
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/wire.h"
+#include "ports/region.h"
+#include "ports/vale.h"
+
+enum {
+    FRAME_SLOTS_MAX = 64,
+};
+
+static struct vale_device *vale_of(const struct port *port)
+{
+    return port->priv;
+}
+
+static uint32_t ring_prev(const struct nm_ring *ring, uint32_t i)
+{
+    return i ? i - 1 : ring->num_slots - 1;
+}
+
+/* Cells that a sender may fill. A receiver's nonsense reads as none. */
+static uint32_t lane_room(struct vale_lane *lane)
+{
+    uint32_t used = lane->filled - atomic_load_explicit(&lane->head, memory_order_acquire);
+
+    return used <= VALE_CELLS ? VALE_CELLS - used : 0;
+}
+
+/* A lane that stays full may belong to the dead: its lock says so, and the port goes down. */
+static void look_for_receiver(struct port *port, uint32_t to, uint64_t now_us)
+{
+    struct vale_device *vale = vale_of(port);
+    struct vale_lane *lane = vale_lane_at(vale, vale->port, to);
+
+    if (now_us - lane->probed_us >= VALE_PROBE_US) {
+        lane->probed_us = now_us;
+        port->counters->syscalls++;
+        if (!soft_alive(&vale->soft, to)) {
+            atomic_fetch_and(&vale->shared->up, ~(1u << to));
+        }
+    }
+}
+
+/* Exchanges the buffer of the TX slot at hwcur with the next cell's. */
+static void tx_exchange(struct vale_device *vale, struct vale_lane *lane, uint32_t to)
+{
+    struct vale_side *side = vale->side;
+    uint32_t at = side->tx_hwcur;
+    struct nm_slot *slot = &vale->tx->slot[at];
+    struct nm_slot *cell = vale_cell_at(lane, lane->filled);
+    struct exchange_record record = {.left = at,
+                                     .right = lane->filled,
+                                     .lane = to,
+                                     .left_buf = slot->buf_idx,
+                                     .right_buf = cell->buf_idx,
+                                     .more = slot->flags & NM_MOREFRAG};
+
+    exchange_begin(&side->tx_log, &record);
+    *cell = (struct nm_slot){.buf_idx = record.left_buf,
+                             .len = slot->len,
+                             .flags = (uint16_t)(slot->flags & NM_MOREFRAG)};
+    compiler_barrier();
+    slot->buf_idx = record.right_buf;
+    slot->flags = NM_BUF_CHANGED;
+    compiler_barrier();
+    lane->filled = record.right + 1;
+    compiler_barrier();
+    side->tx_hwcur = nm_ring_next(vale->tx, at);
+}
+
+static void tx_skip(struct vale_device *vale, uint32_t n)
+{
+    uint32_t at = vale->side->tx_hwcur;
+
+    for (; n > 0; n--) {
+        at = nm_ring_next(vale->tx, at);
+    }
+    vale->side->tx_log.turn = 0; /* its record is of a place that comes again */
+    compiler_barrier();
+    vale->side->tx_hwcur = at;
+}
+
+/* Slots of the frame at hwcur; 0: its end is not there yet, or (`bad`) it cannot be. */
+static uint32_t tx_frame_slots(const struct vale_device *vale, bool *bad)
+{
+    const struct nm_ring *ring = vale->tx;
+    uint32_t at = vale->side->tx_hwcur;
+
+    for (uint32_t n = 1; n <= FRAME_SLOTS_MAX; n++) {
+        *bad |= !slot_valid(&ring->slot[at], vale->bufs, vale->buf_size);
+        if (!(ring->slot[at].flags & NM_MOREFRAG)) {
+            return n;
+        }
+        at = nm_ring_next(ring, at);
+        if (at == ring->head) {
+            return 0;
+        }
+    }
+    *bad = true;
+    return 0;
+}
+
+/* Copies the frame of `n` slots at hwcur into a lane: the cells keep their buffers. */
+static bool copy_frame(struct vale_device *vale, struct vale_lane *lane, uint32_t n)
+{
+    uint8_t *bufs = (uint8_t *)vale->tx + vale->tx->buf_ofs;
+    uint32_t at = vale->side->tx_hwcur;
+
+    if (lane_room(lane) < n) {
+        return false;
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        const struct nm_slot *slot = &vale->tx->slot[at];
+        struct nm_slot *cell = vale_cell_at(lane, lane->filled + i);
+
+        if (!slot_valid(cell, vale->bufs, UINT16_MAX)) {
+            return false;
+        }
+        memcpy(bufs + (size_t)cell->buf_idx * vale->buf_size, nm_ring_buf(vale->tx, at), slot->len);
+        cell->len = slot->len;
+        cell->flags = (uint16_t)(slot->flags & NM_MOREFRAG);
+        at = nm_ring_next(vale->tx, at);
+    }
+    compiler_barrier();
+    lane->filled += n;
+    return true;
+}
+
+static bool flood(struct port *port, uint32_t n, uint32_t up, uint64_t now_us)
+{
+    struct vale_device *vale = vale_of(port);
+    bool sent = false;
+
+    for (uint32_t left = up & ~(1u << vale->port); left; left &= left - 1) {
+        uint32_t to = (uint32_t)__builtin_ctz(left);
+
+        if (copy_frame(vale, vale_lane_at(vale, vale->port, to), n)) {
+            sent = true;
+        } else {
+            port->counters->tx_dropped++;
+            look_for_receiver(port, to, now_us);
+        }
+    }
+    tx_skip(vale, n);
+    return sent;
+}
+
+static bool unicast(struct port *port, uint32_t n, uint32_t to, uint64_t now_us)
+{
+    struct vale_device *vale = vale_of(port);
+    struct vale_lane *lane = vale_lane_at(vale, vale->port, to);
+    bool bad = lane_room(lane) < n;
+
+    for (uint32_t i = 0; i < n && !bad; i++) {
+        bad = !slot_valid(vale_cell_at(lane, lane->filled + i), vale->bufs, UINT16_MAX);
+    }
+    if (bad) {
+        port->counters->tx_dropped++;
+        look_for_receiver(port, to, now_us);
+        tx_skip(vale, n);
+        return false;
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        tx_exchange(vale, lane, to);
+    }
+    return true;
+}
+
+/* The frame of `n` slots at hwcur leaves, or is dropped. True: somebody got it. */
+static bool send_frame(struct port *port, uint32_t n, uint64_t now_us)
+{
+    struct vale_device *vale = vale_of(port);
+    struct vale_shared *shared = vale->shared;
+    const uint8_t *frame = nm_ring_buf(vale->tx, vale->side->tx_hwcur);
+    uint32_t up = atomic_load_explicit(&shared->up, memory_order_relaxed);
+    uint32_t to;
+
+    if (vale->tx->slot[vale->side->tx_hwcur].len < ETH_HDR_LEN) {
+        port->counters->tx_dropped++;
+        tx_skip(vale, n);
+        return false;
+    }
+    vale_learn(shared, frame + ETH_ALEN_BYTES, vale->port, now_us);
+    to = frame[0] & 1 ? VALE_PORTS : vale_find(shared, frame, now_us);
+    if (to == VALE_PORTS || !(up >> to & 1)) {
+        return flood(port, n, up, now_us);
+    }
+    if (to == vale->port) { /* its receiver is on the sender's side already */
+        port->counters->tx_dropped++;
+        tx_skip(vale, n);
+        return false;
+    }
+    return unicast(port, n, to, now_us);
+}
+
+/* Tells the receivers how far their lanes have been filled, and wakes those who sleep. */
+static void publish_lanes(struct port *port)
+{
+    struct vale_device *vale = vale_of(port);
+    uint32_t told = 0;
+
+    for (uint32_t to = 0; to < VALE_PORTS; to++) {
+        struct vale_lane *lane = vale_lane_at(vale, vale->port, to);
+
+        if (atomic_load_explicit(&lane->tail, memory_order_relaxed) != lane->filled) {
+            atomic_store_explicit(&lane->tail, lane->filled, memory_order_release);
+            told |= 1u << to;
+        }
+    }
+    atomic_thread_fence(memory_order_seq_cst); /* the frames, then whether somebody sleeps */
+    for (; told; told &= told - 1) {
+        uint32_t to = (uint32_t)__builtin_ctz(told);
+
+        if (atomic_load_explicit(&vale->shared->side[to].sleeping, memory_order_relaxed)) {
+            soft_ring(&vale->soft, to, port->counters);
+        }
+    }
+}
+
+static int vale_tx_sync(struct port *port, uint64_t now_us)
+{
+    struct vale_device *vale = vale_of(port);
+    struct nm_ring *tx = vale->tx;
+    uint64_t frames = 0;
+    bool bad = tx->head >= tx->num_slots || vale->side->tx_hwcur >= tx->num_slots;
+
+    while (!bad && vale->side->tx_hwcur != tx->head) {
+        uint32_t first = vale->side->tx_hwcur;
+        uint32_t n = tx_frame_slots(vale, &bad);
+        uint32_t len;
+
+        if (n == 0 || bad) {
+            break;
+        }
+        len = tx->slot[first].len;
+        if (send_frame(port, n, now_us)) {
+            port->counters->tx_bytes += len;
+            frames++;
+        }
+    }
+    port->counters->tx_frames += frames;
+    port->counters->tx_syncs += frames != 0;
+    publish_lanes(port);
+    if (bad) {
+        port->counters->errors++;
+        return -EIO;
+    }
+    __atomic_store_n(&tx->tail, ring_prev(tx, vale->side->tx_hwcur), __ATOMIC_RELEASE);
+    return 0;
+}
+
+/* Exchanges the buffer of the RX slot at rx_filled with the next cell's. */
+static void rx_exchange(struct vale_device *vale, struct vale_lane *lane, uint32_t from)
+{
+    struct vale_side *side = vale->side;
+    struct nm_slot *slot = &vale->rx->slot[side->rx_filled];
+    struct nm_slot *cell = vale_cell_at(lane, lane->taken);
+    struct exchange_record record = {.left = side->rx_filled,
+                                     .right = lane->taken,
+                                     .lane = from,
+                                     .left_buf = slot->buf_idx,
+                                     .right_buf = cell->buf_idx};
+
+    exchange_begin(&side->rx_log, &record);
+    *slot = (struct nm_slot){.buf_idx = record.right_buf,
+                             .len = cell->len,
+                             .flags = (uint16_t)(cell->flags & NM_MOREFRAG)};
+    compiler_barrier();
+    cell->buf_idx = record.left_buf;
+    compiler_barrier();
+    lane->taken = record.right + 1;
+    compiler_barrier();
+    side->rx_filled = nm_ring_next(vale->rx, record.left);
+}
+
+/* Cells of the next whole frame; 0: none. `bad`: what cannot be. */
+static uint32_t rx_frame_cells(const struct vale_device *vale, struct vale_lane *lane,
+                               uint32_t used, bool *bad)
+{
+    for (uint32_t n = 0; n < used && n < FRAME_SLOTS_MAX; n++) {
+        const struct nm_slot *cell = vale_cell_at(lane, lane->taken + n);
+
+        if (!slot_valid(cell, vale->bufs, vale->buf_size)) {
+            *bad = true;
+            return 0;
+        }
+        if (!(cell->flags & NM_MOREFRAG)) {
+            return n + 1;
+        }
+    }
+    *bad = used >= FRAME_SLOTS_MAX;
+    return 0;
+}
+
+/* Moves what a lane holds into the ring. False: its contents cannot be, and are given up. */
+static bool rx_lane(struct port *port, uint32_t from)
+{
+    struct vale_device *vale = vale_of(port);
+    struct vale_lane *lane = vale_lane_at(vale, from, vale->port);
+    uint32_t tail = atomic_load_explicit(&lane->tail, memory_order_acquire);
+    bool bad = tail - lane->taken > VALE_CELLS;
+
+    while (!bad && lane->taken != tail) {
+        const struct nm_ring *rx = vale->rx;
+        uint32_t room = rx->num_slots - 1 - nm_ring_distance(rx, rx->head, vale->side->rx_filled);
+        uint32_t n = rx_frame_cells(vale, lane, tail - lane->taken, &bad);
+
+        if (n == 0 || n > room) {
+            break;
+        }
+        for (uint32_t i = 0; i < n; i++) {
+            port->counters->rx_bytes += vale_cell_at(lane, lane->taken)->len;
+            rx_exchange(vale, lane, from);
+        }
+        port->counters->rx_frames++;
+    }
+    if (bad) {
+        port->counters->errors++;
+        lane->taken = tail;
+    }
+    atomic_store_explicit(&lane->head, lane->taken, memory_order_release);
+    return !bad;
+}
+
+static int vale_rx_sync(struct port *port, uint64_t now_us)
+{
+    struct vale_device *vale = vale_of(port);
+    struct nm_ring *rx = vale->rx;
+    uint64_t before = port->counters->rx_frames;
+    uint32_t first = vale->side->rx_first++;
+
+    (void)now_us;
+    if (rx->head >= rx->num_slots || vale->side->rx_filled >= rx->num_slots) {
+        port->counters->errors++;
+        return -EIO;
+    }
+    for (uint32_t i = 0; i < VALE_PORTS; i++) {
+        uint32_t from = (first + i) % VALE_PORTS;
+        struct vale_lane *lane = vale_lane_at(vale, from, vale->port);
+
+        if (atomic_load_explicit(&lane->tail, memory_order_relaxed) != lane->taken) {
+            rx_lane(port, from);
+        }
+    }
+    __atomic_store_n(&rx->tail, vale->side->rx_filled, __ATOMIC_RELEASE);
+    port->counters->rx_syncs += port->counters->rx_frames != before;
+    return 0;
+}
+
+static int vale_sleep_arm(struct port *port)
+{
+    struct vale_device *vale = vale_of(port);
+    bool frames = nm_ring_space(vale->rx) > 0;
+
+    atomic_store(&vale->side->sleeping, 1); /* sequentially consistent: before the looks */
+    for (uint32_t from = 0; from < VALE_PORTS && !frames; from++) {
+        struct vale_lane *lane = vale_lane_at(vale, from, vale->port);
+
+        frames = atomic_load(&lane->tail) != lane->taken;
+    }
+    return frames || vale->side->tx_hwcur != vale->tx->head;
+}
+
+static void vale_sleep_disarm(struct port *port)
+{
+    uint64_t count;
+
+    atomic_store(&vale_of(port)->side->sleeping, 0);
+    if (read(port->wait_fd, &count, sizeof(count)) < 0) {
+        ENSURE(errno == EAGAIN || errno == EINTR);
+    }
+}
+
+/* Slots of a frame whose beginning has left already. */
+static void skip_rest(struct vale_device *vale)
+{
+    const struct nm_ring *tx = vale->tx;
+    uint32_t at = vale->side->tx_hwcur;
+    bool more = true;
+
+    while (more && at != tx->head && at < tx->num_slots) {
+        more = tx->slot[at].flags & NM_MOREFRAG;
+        at = nm_ring_next(tx, at);
+    }
+    vale->side->tx_log.turn = 0;
+    compiler_barrier();
+    vale->side->tx_hwcur = at;
+}
+
+/* See the order of stores in tx_exchange. A frame cut short ends where it was cut. */
+static void recover_tx(struct vale_device *vale)
+{
+    struct vale_side *side = vale->side;
+    const struct exchange_record *last = exchange_last(&side->tx_log);
+    struct vale_lane *lane;
+
+    if (!last || last->lane >= VALE_PORTS || last->left >= vale->tx->num_slots) {
+        return;
+    }
+    lane = vale_lane_at(vale, vale->port, last->lane);
+    if (lane->filled == last->right) {
+        struct nm_slot *slot = &vale->tx->slot[last->left];
+
+        if (slot->buf_idx == last->left_buf) {
+            *vale_cell_at(lane, last->right) =
+                (struct nm_slot){.buf_idx = last->left_buf,
+                                 .len = slot->len,
+                                 .flags = (uint16_t)(slot->flags & NM_MOREFRAG)};
+            compiler_barrier();
+            slot->buf_idx = last->right_buf;
+        }
+        lane->filled = last->right + 1;
+    }
+    if (side->tx_hwcur == last->left) {
+        side->tx_hwcur = nm_ring_next(vale->tx, last->left);
+    }
+    if (last->more && lane->filled == last->right + 1) {
+        vale_cell_at(lane, last->right)->flags = 0;
+        skip_rest(vale);
+    }
+}
+
+static void recover_rx(struct vale_device *vale)
+{
+    struct vale_side *side = vale->side;
+    const struct exchange_record *last = exchange_last(&side->rx_log);
+    struct vale_lane *lane;
+
+    if (!last || last->lane >= VALE_PORTS || last->left >= vale->rx->num_slots) {
+        return;
+    }
+    lane = vale_lane_at(vale, last->lane, vale->port);
+    if (lane->taken == last->right) {
+        struct nm_slot *cell = vale_cell_at(lane, last->right);
+
+        if (cell->buf_idx == last->right_buf) {
+            vale->rx->slot[last->left] = *cell;
+            compiler_barrier();
+            cell->buf_idx = last->left_buf;
+        }
+        lane->taken = last->right + 1;
+    }
+    if (side->rx_filled == last->left) {
+        side->rx_filled = nm_ring_next(vale->rx, last->left);
+    }
+}
+
+void vale_side_recover(struct vale_device *vale)
+{
+    recover_tx(vale);
+    recover_rx(vale);
+    for (uint32_t other = 0; other < VALE_PORTS; other++) {
+        struct vale_lane *out = vale_lane_at(vale, vale->port, other);
+        struct vale_lane *in = vale_lane_at(vale, other, vale->port);
+
+        atomic_store(&out->tail, out->filled);
+        atomic_store(&in->head, in->taken);
+    }
+    vale->rx->tail = vale->side->rx_filled;
+    atomic_store(&vale->side->sleeping, 0);
+}
+
+void vale_side_reset(struct vale_device *vale)
+{
+    for (uint32_t from = 0; from < VALE_PORTS; from++) {
+        struct vale_lane *in = vale_lane_at(vale, from, vale->port);
+
+        in->taken = atomic_load(&in->tail);
+        atomic_store(&in->head, in->taken);
+    }
+    vale->side->tx_log.turn = 0;
+    vale->side->rx_log.turn = 0;
+    vale->side->tx_hwcur = 0;
+    vale->side->rx_filled = 0;
+    region_reset_rx(vale->rx);
+    region_reset_tx(vale->tx);
+    memset(&vale->side->counters, 0, sizeof(vale->side->counters));
+}
+
+static int vale_recover(struct port *port)
+{
+    vale_side_recover(vale_of(port));
+    return 0;
+}
+
+const struct port_ops vale_port_ops = {
+    .backend = "vale",
+    .rx_sync = vale_rx_sync,
+    .tx_sync = vale_tx_sync,
+    .sleep_arm = vale_sleep_arm,
+    .sleep_disarm = vale_sleep_disarm,
+    .recover = vale_recover,
+};
