@@ -6,6 +6,7 @@
 #include <time.h>
 
 #include "api.h"
+#include "ports/hooks.h"
 #include "ports/portset.h"
 
 enum {
@@ -269,6 +270,35 @@ int32_t ss_rings_same_region(const struct ss_rings *a, const struct ss_rings *b)
         }
     }
     return 1;
+}
+
+int32_t ss_rings_hook(struct ss_rings *rings, uint32_t index, uint32_t hook, uint32_t value)
+{
+    struct port_hooks *hooks;
+
+    if (!rings || index >= rings->set.n || hook >= SS_HOOKS ||
+        (hook == SS_HOOK_LATE && value > HOOKS_LATE_MAX)) {
+        return -EINVAL;
+    }
+    hooks = hooks_of(rings->set.ports[index]);
+    hooks = hooks ? hooks : hooks_wrap(rings->set.ports[index]);
+    if (!hooks) {
+        return -ENOMEM;
+    }
+    switch (hook) {
+    case SS_HOOK_DOWN:
+        atomic_store(&hooks->down, value);
+        break;
+    case SS_HOOK_RX_ERROR:
+        atomic_store(&hooks->rx_error, value);
+        break;
+    case SS_HOOK_TX_ERROR:
+        atomic_store(&hooks->tx_error, value);
+        break;
+    default:
+        atomic_store(&hooks->late, value);
+    }
+    return 0;
 }
 
 int32_t ss_rings_audit(struct ss_rings *rings)

@@ -209,6 +209,14 @@ enum ss_rings_event {
     SS_RINGS_NO_TX = 4, /* POLLIN without sending what is pending (NETMAP_NO_TX_POLL) */
 };
 
+enum ss_rings_hook {
+    SS_HOOK_DOWN = 0,     /* 1: nothing leaves, nothing comes */
+    SS_HOOK_RX_ERROR = 1, /* errno that syncs return; 0: none */
+    SS_HOOK_TX_ERROR = 2,
+    SS_HOOK_LATE = 3, /* TX syncs until a sent slot is free again, 31 at most */
+    SS_HOOKS = 4,
+};
+
 struct ss_rings_info {
     char name[64];
     char backend[16];
@@ -240,6 +248,8 @@ int32_t ss_rings_poll(struct ss_rings *const *rings, const uint32_t *events, uin
                       uint32_t n, uint64_t timeout_us);
 /* Rings of the two sets whose buffers may be exchanged: same region, same buffer size. */
 int32_t ss_rings_same_region(const struct ss_rings *a, const struct ss_rings *b);
+/* Test hooks of a ring pair, see enum ss_rings_hook. */
+int32_t ss_rings_hook(struct ss_rings *rings, uint32_t index, uint32_t hook, uint32_t value);
 /* As ss_device_audit; -ENOTSUP for a client. */
 int32_t ss_rings_audit(struct ss_rings *rings);
 

@@ -14,6 +14,7 @@ from shardserver import errors, native
 
 AUTO, OWNER, CLIENT = 0, 1, 2
 IN, OUT, NO_TX = 1, 2, 4
+HOOKS = ("down", "rx_error", "tx_error", "late")
 _ERROR_MAX = 256
 
 
@@ -108,6 +109,11 @@ class Rings:
         code = self._lib.ss_rings_sync(self.handle, index, int(tx))
         if code < 0:
             _raise(code, f"{self.info.name}: its other side is gone, or its rings are broken")
+
+    def hook(self, index: int, hook: int, value: int) -> None:
+        """Turns a test hook of a ring pair."""
+        code = self._lib.ss_rings_hook(self.handle, index, hook, value)
+        _raise(code, f"{self.info.name}-{index}: no such hook, or a value out of range")
 
     def audit(self) -> int:
         """Buffers that are in no or in two places; 0 is right."""

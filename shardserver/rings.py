@@ -308,6 +308,19 @@ class RingPort:
         other._check_open()
         return self._rings.same_region(other._rings)
 
+    def disturb(self, **hooks: int) -> None:
+        """Test hooks, of every ring: what a wire and a card may do to a program.
+
+        down=1: nothing leaves, nothing comes. rx_error, tx_error: the errno that syncs raise.
+        late=N: a slot that was sent is free again only N TX syncs later, 31 at most. 0 ends each.
+        """
+        self._check_open()
+        for name, value in hooks.items():
+            if name not in native_rings.HOOKS:
+                raise UsageError(f"{name}: no such hook", f"give {', '.join(native_rings.HOOKS)}")
+            for index in range(len(self.rx)):
+                self._rings.hook(index, native_rings.HOOKS.index(name), value)
+
     def audit(self) -> int:
         """Buffers of a mem: device that are in no or in two places; for its owner only."""
         self._check_open()

@@ -7,6 +7,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "ports/hooks.h"
+
 enum {
     AUTO_TRIES = 3, /* two that start at once: one becomes the owner, the other tries again */
     NAP_US = 20,    /* of a port that must not sleep, or has nothing to sleep on */
@@ -124,6 +126,9 @@ int portset_open(struct portset *set, const char *spec, const struct device_conf
 
 void portset_close(struct portset *set)
 {
+    for (uint32_t i = 0; i < set->n; i++) {
+        hooks_unwrap(set->ports[i]);
+    }
     if (set->link) {
         mem_detach(set->link);
     }
