@@ -30,23 +30,40 @@ static void *answer(void *argument)
     return NULL;
 }
 
-struct device *soft_wire_open(const char *spec, const struct device_config *config,
-                              struct device *host)
+static int open_answered(struct device **device, const char *spec,
+                         const struct device_config *config, struct device *host, char *error)
 {
     struct host answering = {.device = host};
-    struct device *device = NULL;
-    char error[PORT_ERROR_MAX] = "";
     pthread_t thread;
     int code;
 
     if (host) {
         CHECK_EQ(pthread_create(&thread, NULL, answer, &answering), 0);
     }
-    code = device_open(&device, spec, config, error);
+    code = device_open(device, spec, config, error);
     if (host) {
         atomic_store(&answering.done, true);
         pthread_join(thread, NULL);
     }
+    return code;
+}
+
+int soft_wire_refused(const char *spec, struct device *host, char *error)
+{
+    struct device_config config = {.slots = 16};
+    struct device *device = NULL;
+
+    error[0] = '\0';
+    return open_answered(&device, spec, &config, host, error);
+}
+
+struct device *soft_wire_open(const char *spec, const struct device_config *config,
+                              struct device *host)
+{
+    struct device *device = NULL;
+    char error[PORT_ERROR_MAX] = "";
+    int code = open_answered(&device, spec, config, host, error);
+
     if (!CHECK_EQ(code, 0)) {
         printf("    %s\n", error);
         exit(1);

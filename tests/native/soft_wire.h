@@ -9,6 +9,8 @@ enum {
 /* Opens a device of this process; `host`, if not NULL, answers for its memory meanwhile. */
 struct device *soft_wire_open(const char *spec, const struct device_config *config,
                               struct device *host);
+/* The same for what is to be refused: the code, and the sentence. */
+int soft_wire_refused(const char *spec, struct device *host, char *error);
 /* "PREFIX-PID" with the rest behind it, valid until the fourth call after. */
 const char *soft_wire_name(const char *prefix, const char *rest);
 /* A numbered frame between these MACs into the next TX slot; false: none is free. */

@@ -430,33 +430,6 @@ static void an_exchange_torn_at_any_store_is_completed(void)
     close_pipe();
 }
 
-/* Opens a name that is taken, in a child, while this process answers. Its answer, and words. */
-static int open_while_answered(const char *spec, const struct device_config *config, char *error)
-{
-    struct device *second = NULL;
-    int words[2];
-    int status = 0;
-    pid_t child;
-
-    CHECK_EQ(pipe(words), 0);
-    child = fork();
-    if (child == 0) {
-        int code = device_open(&second, spec, config, error);
-
-        CHECK(write(words[1], error, PORT_ERROR_MAX) == PORT_ERROR_MAX);
-        _exit(-code);
-    }
-    while (waitpid(child, &status, WNOHANG) == 0) {
-        device_event(ends[0]);
-        device_event(ends[1]);
-        usleep(200);
-    }
-    CHECK(read(words[0], error, PORT_ERROR_MAX) == PORT_ERROR_MAX);
-    close(words[0]);
-    close(words[1]);
-    return -WEXITSTATUS(status);
-}
-
 static void names_that_cannot_be_are_refused_in_a_sentence(void)
 {
     static const char *const bad[] = {"mem:{0", "mem:a{", "mem:a{0{1", "mem:a}b-c"};
@@ -470,8 +443,7 @@ static void names_that_cannot_be_are_refused_in_a_sentence(void)
         CHECK(strstr(error, "NAME{ID and NAME}ID") != NULL);
     }
     open_pipe(&config);
-    error[0] = '\0';
-    CHECK_EQ(open_while_answered(ends[0]->name, &config, error), -EBUSY);
+    CHECK_EQ(soft_wire_refused(ends[0]->name, ends[1], error), -EBUSY);
     CHECK(strstr(error, "open already: open the other one") != NULL);
     close_pipe();
 }
