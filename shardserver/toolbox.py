@@ -237,6 +237,12 @@ def _direction(counters: dict[str, int], way: str, seconds: float) -> dict[str, 
     }
 
 
+def pipe_name(port: str, number: int) -> str:
+    """The end of lb's pipe that its consumer opens."""
+    name = port.partition(":")[2].replace("{", "_").replace("}", "_")
+    return f"mem:{name}}}{number}"
+
+
 def build(options: ToolOptions, stats: ToolStats, seconds: float, cpu_s: float) -> dict[str, Any]:
     """The document of `tools --json`, schema 1."""
     counters = stats.counters
@@ -260,8 +266,8 @@ def build(options: ToolOptions, stats: ToolStats, seconds: float, cpu_s: float) 
         document["latency_us"] = {name: round(us, 2) for name, us in stats.latency_us.items()}
     if options.kind == "lb":
         document["pipes"] = [
-            {"name": f"mem:{options.ports[0].partition(':')[2]}}}{i}", "frames": frames,
-             "dropped": dropped, "held_max": held}
+            {"name": pipe_name(options.ports[0], i), "frames": frames, "dropped": dropped,
+             "held_max": held}
             for i, (frames, dropped, held) in enumerate(zip(*stats.pipes.values(), strict=True))
         ]  # fmt: skip
     return document

@@ -107,16 +107,17 @@ static int result_of(const struct tool_worker *worker, int handled)
 
 int forward_turn(struct tool_worker *worker)
 {
-    struct portset *sets = worker->tool->sets;
+    struct tool *tool = worker->tool;
 
-    return result_of(worker, forward_set(worker, &sets[0], &sets[1]));
+    return result_of(worker, forward_set(worker, &tool->sets[0], &tool->sets[tool->sets_n - 1]));
 }
 
 int bridge_turn(struct tool_worker *worker)
 {
-    struct portset *sets = worker->tool->sets;
-    int there = forward_set(worker, &sets[0], &sets[1]);
-    int back = there < 0 ? there : forward_set(worker, &sets[1], &sets[0]);
+    struct portset *a = &worker->tool->sets[0];
+    struct portset *b = &worker->tool->sets[worker->tool->sets_n - 1];
+    int there = forward_set(worker, a, b);
+    int back = there < 0 || a == b ? there : forward_set(worker, b, a);
 
     return result_of(worker, back < 0 ? back : there + back);
 }

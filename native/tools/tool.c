@@ -231,13 +231,18 @@ static int check_ports(const struct tool *tool, char *error)
 static int open_pipes(struct tool *tool, char *error)
 {
     struct device_config config = {.slots = tool->options.slots};
-    const char *name = strchr(tool->options.port[0], ':');
+    const char *colon = strchr(tool->options.port[0], ':');
+    char name[PORT_NAME_MAX];
 
+    snprintf(name, sizeof(name), "%s", colon ? colon + 1 : "");
+    for (char *c = name; *c; c++) {
+        *c = *c == '{' || *c == '}' ? '_' : *c; /* of a pipe's own name */
+    }
     for (uint32_t i = 0; i < tool->options.pipes; i++) {
         char spec[PORT_NAME_MAX + 16];
         int code;
 
-        snprintf(spec, sizeof(spec), "mem:%s{%u", name ? name + 1 : "", i);
+        snprintf(spec, sizeof(spec), "mem:%s{%u", name, i);
         code = portset_open(&tool->pipes[i], spec, &config, PORTSET_OWNER, error);
         if (code != 0) {
             return code;
@@ -253,8 +258,13 @@ static int open_ports(struct tool *tool, char *error)
     struct device_config config = {.rings = options->rings, .slots = options->slots};
 
     for (uint32_t i = 0; i < kinds[options->kind].ports; i++) {
-        int code = portset_open(&tool->sets[i], options->port[i], &config,
-                                (enum portset_role)options->role[i], error);
+        int code;
+
+        if (i == 1 && strcmp(options->port[0], options->port[1]) == 0) {
+            break; /* the same port twice: what comes goes back */
+        }
+        code = portset_open(&tool->sets[i], options->port[i], &config,
+                            (enum portset_role)options->role[i], error);
 
         if (code != 0) {
             return code;

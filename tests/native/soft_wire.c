@@ -13,6 +13,10 @@
 
 #include "check.h"
 
+enum {
+    NUMBER_AT = 44, /* behind the headers of a UDP datagram */
+};
+
 struct host {
     struct device *device;
     _Atomic bool done;
@@ -93,7 +97,7 @@ bool soft_wire_put(struct port *port, const uint8_t *dst, const uint8_t *src, ui
     memset(buf, 0, SOFT_FRAME);
     memcpy(buf, dst, 6);
     memcpy(buf + 6, src, 6);
-    memcpy(buf + 20, &number, sizeof(number));
+    memcpy(buf + NUMBER_AT, &number, sizeof(number));
     ring->slot[ring->head].len = SOFT_FRAME;
     ring->slot[ring->head].flags = 0;
     nm_ring_give(ring, nm_ring_next(ring, ring->head));
@@ -108,7 +112,7 @@ uint32_t soft_wire_take(struct port *port)
     if (nm_ring_empty(ring)) {
         return UINT32_MAX;
     }
-    memcpy(&number, nm_ring_buf(ring, ring->head) + 20, sizeof(number));
+    memcpy(&number, nm_ring_buf(ring, ring->head) + NUMBER_AT, sizeof(number));
     nm_ring_give(ring, nm_ring_next(ring, ring->head));
     return number;
 }
