@@ -18,6 +18,7 @@ enum {
 struct ss_rings {
     struct portset set;
     uint64_t served_us;
+    struct portset_answer answer;
 };
 
 _Static_assert(sizeof(struct ss_slot) == sizeof(struct nm_slot), "netmap_slot");
@@ -92,6 +93,15 @@ int32_t ss_rings_attach(struct ss_rings **out, struct ss_rings *owner, char *err
     }
     *out = rings;
     return 0;
+}
+
+int32_t ss_rings_answer(struct ss_rings *rings, uint32_t on)
+{
+    if (!rings) {
+        return -EINVAL;
+    }
+    portset_answer_stop(&rings->answer);
+    return on ? portset_answer_start(&rings->answer, &rings->set) : 0;
 }
 
 void ss_rings_close(struct ss_rings *rings)

@@ -237,6 +237,8 @@ int32_t ss_rings_open(struct ss_rings **out, const char *spec,
                       const struct ss_device_options *options, uint32_t role, char *error);
 /* A link of a mem: device that this process has opened itself; close it before the owner. */
 int32_t ss_rings_attach(struct ss_rings **out, struct ss_rings *owner, char *error);
+/* 1: a thread answers for these rings while this one opens another port of the same; 0: no more. */
+int32_t ss_rings_answer(struct ss_rings *rings, uint32_t on);
 int32_t ss_rings_describe(const struct ss_rings *rings, struct ss_rings_info *info);
 void ss_rings_close(struct ss_rings *rings);
 /* The ring in shared memory; NULL: no such ring. */

@@ -64,7 +64,7 @@ def execute(options: ToolOptions, quiet: bool) -> dict[str, Any]:
     """Runs a tool to its end; its document. Raises when a port died."""
     with Tool(options) as tool:
         if not quiet:
-            for place in range(len(options.ports)):
+            for place in range(len(set(options.ports))):
                 print(tool.banner(place), flush=True)
         began = _cpu_s()
         tool.start()

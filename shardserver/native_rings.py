@@ -92,6 +92,10 @@ class Rings:
             peer_mac=bytes(info.peer_mac),
         )
 
+    def answer(self, on: bool) -> None:
+        """Lets a thread answer for this port while the caller opens another of the same."""
+        self._lib.ss_rings_answer(self.handle, int(on))
+
     def ring(self, index: int, tx: bool) -> Any:
         """struct ss_ring * in shared memory; dies with the handle."""
         return self._lib.ss_rings_ring(self.handle, index, int(tx))

@@ -18,6 +18,7 @@ Start reading at `Ring`.
 
 from __future__ import annotations
 
+import contextlib
 import time
 import weakref
 from collections.abc import Iterator, Sequence
@@ -44,6 +45,32 @@ _FOREVER_US: Final = (1 << 63) - 1
 
 # The mem: devices that this process owns, by name: a second open of one is a link to it.
 _owners: weakref.WeakValueDictionary[str, RingPort] = weakref.WeakValueDictionary()
+
+
+# The ends of pipes and switches that this process has open: they answer for their memory.
+_ends: weakref.WeakSet[RingPort] = weakref.WeakSet()
+
+
+def _shared_name(spec: str) -> str:
+    """What the ends of one pipe, or the ports of one switch, have in common; "" elsewhere."""
+    backend, _, name = spec.partition(":")
+    if backend == "vale":
+        return f"vale:{name.partition(':')[0]}"
+    return spec.replace("}", "{") if backend == "mem" and {"{", "}"} & set(name) else ""
+
+
+@contextlib.contextmanager
+def _answered(spec: str) -> Iterator[None]:
+    """While another end of the same is opened, one of ours that is open answers: not itself."""
+    name = _shared_name(spec)
+    beside = [end for end in _ends if end._opened and name and _shared_name(end.name) == name]
+    for end in beside:
+        end._rings.answer(True)
+    try:
+        yield
+    finally:
+        for end in beside:
+            end._rings.answer(False)
 
 
 class RingError(ShardserverError):
@@ -249,7 +276,8 @@ class RingPort:
         self._opened = False
         owner = _owners.get(spec) if role != "owner" else None
         below = owner._rings if owner and owner._opened else None
-        self._rings: native_rings.Rings = native_rings.Rings(spec, options, _ROLES[role], below)
+        with _answered(spec):
+            self._rings: native_rings.Rings = native_rings.Rings(spec, options, _ROLES[role], below)
         self._opened = True
         self._views: dict[int, memoryview] = {}
         info = self._rings.info
@@ -264,7 +292,9 @@ class RingPort:
         self.tx = tuple(Ring(self, i, True) for i in range(info.rings))
         self.rx = tuple(Ring(self, i, False) for i in range(info.rings))
         self._bufs = info.bufs or self._largest_index() + 1
-        if spec.startswith("mem:") and not info.client:
+        if _shared_name(spec):
+            _ends.add(self)
+        elif spec.startswith("mem:") and not info.client:
             _owners[spec] = self
 
     def _largest_index(self) -> int:

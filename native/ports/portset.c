@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -11,7 +12,8 @@
 
 enum {
     AUTO_TRIES = 3, /* two that start at once: one becomes the owner, the other tries again */
-    NAP_US = 20,    /* of a port that must not sleep, or has nothing to sleep on */
+    ANSWER_NS = 200000,
+    NAP_US = 20, /* of a port that must not sleep, or has nothing to sleep on */
 };
 
 /* The name behind "mem:", if that is a device which links can be attached to. */
@@ -144,6 +146,42 @@ int portset_serve(struct portset *set)
         return mem_attachment_alive(set->link) ? 0 : -EPIPE;
     }
     return set->device->event_fd >= 0 ? device_event(set->device) : 0;
+}
+
+static void *answer_main(void *argument)
+{
+    struct portset_answer *answer = argument;
+    struct timespec pause = {.tv_nsec = ANSWER_NS};
+
+    while (!atomic_load(&answer->done) && portset_serve(answer->set) == 0) {
+        nanosleep(&pause, NULL);
+    }
+    return NULL;
+}
+
+int portset_answer_start(struct portset_answer *answer, struct portset *set)
+{
+    sigset_t all;
+    sigset_t before;
+    int code;
+
+    answer->set = set;
+    atomic_store(&answer->done, false);
+    sigfillset(&all); /* signals are the starter's */
+    pthread_sigmask(SIG_BLOCK, &all, &before);
+    code = pthread_create(&answer->thread, NULL, answer_main, answer);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    answer->running = code == 0;
+    return -code;
+}
+
+void portset_answer_stop(struct portset_answer *answer)
+{
+    if (answer->running) {
+        atomic_store(&answer->done, true);
+        pthread_join(answer->thread, NULL);
+        answer->running = false;
+    }
 }
 
 int portset_event_fd(const struct portset *set)

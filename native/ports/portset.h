@@ -3,6 +3,8 @@
  * sides of mem: — the device itself, or a link of a device that somebody else owns.
  */
 #pragma once
+#include <pthread.h>
+
 #include "ports/port.h"
 
 enum portset_role {
@@ -36,6 +38,20 @@ int portset_attach(struct portset *set, const struct portset *owner, char *error
 void portset_close(struct portset *set);
 /* Serves attaching clients, or looks whether the owner lives. 0, -EPIPE: the owner is gone. */
 int portset_serve(struct portset *set);
+
+/*
+ * A thread that serves a set while its own thread opens another port of the same pipe, switch or
+ * card: it would wait for itself. Nothing else may touch the set meanwhile.
+ */
+struct portset_answer {
+    struct portset *set;
+    pthread_t thread;
+    _Atomic bool done;
+    bool running;
+};
+/* 0 or -errno. */
+int portset_answer_start(struct portset_answer *answer, struct portset *set);
+void portset_answer_stop(struct portset_answer *answer);
 /* Becomes readable when portset_serve is due; -1: never. */
 int portset_event_fd(const struct portset *set);
 

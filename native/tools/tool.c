@@ -252,6 +252,20 @@ static int open_pipes(struct tool *tool, char *error)
     return 0;
 }
 
+/* The second port may be of the same switch as the first, which then has to answer. */
+static int open_second(struct tool *tool, const struct device_config *config, char *error)
+{
+    struct portset_answer answer;
+    int code = portset_answer_start(&answer, &tool->sets[0]);
+
+    if (code == 0) {
+        code = portset_open(&tool->sets[1], tool->options.port[1], config,
+                            (enum portset_role)tool->options.role[1], error);
+    }
+    portset_answer_stop(&answer);
+    return code;
+}
+
 static int open_ports(struct tool *tool, char *error)
 {
     const struct ss_tool_options *options = &tool->options;
@@ -263,8 +277,9 @@ static int open_ports(struct tool *tool, char *error)
         if (i == 1 && strcmp(options->port[0], options->port[1]) == 0) {
             break; /* the same port twice: what comes goes back */
         }
-        code = portset_open(&tool->sets[i], options->port[i], &config,
-                            (enum portset_role)options->role[i], error);
+        code = i ? open_second(tool, &config, error)
+                 : portset_open(&tool->sets[0], options->port[0], &config,
+                                (enum portset_role)options->role[0], error);
 
         if (code != 0) {
             return code;

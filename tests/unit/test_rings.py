@@ -215,3 +215,63 @@ def test_what_cannot_be_opened_is_one_sentence() -> None:
         rings.open(NAME, role="owner")
     with pytest.raises(ShardserverError, match="8 to 8176 slots"):
         rings.open(NAME, slots=3)
+
+
+@pytest.mark.parametrize(
+    "names", [("mem:{}{{0", "mem:{}}}0"), ("vale:{}:a", "vale:{}:b")], ids=["pipe", "switch"]
+)
+def test_pipes_and_switches_are_ports_like_others(names: tuple[str, str]) -> None:
+    one, two = (name.format(f"r{os.getpid()}") for name in names)
+    with rings.open(one, slots=16) as left, rings.open(two, slots=16) as right:
+        assert left.same_region(right)
+        assert left.mac != right.mac
+        for number in range(100):
+            put(left, number)
+            left.tx[0].sync()
+            assert right.poll(rings.POLLIN, 1) == rings.POLLIN
+            assert take(right) == [number]
+        assert left.audit() == right.audit() == 0
+        with pytest.raises(DeviceUnavailableError, match="open already"):
+            rings.open(two)
+    with rings.open(two) as right:
+        assert right.rx[0].empty
+
+
+def test_a_pipe_holds_its_sender_and_loses_nothing() -> None:
+    name = f"mem:h{os.getpid()}"
+    with rings.open(name + "{0", slots=8) as left, rings.open(name + "}0") as right:
+        sent = 0
+        while left.poll(rings.POLLOUT, 0.002):
+            put(left, sent)
+            sent += 1
+        assert sent == 14
+        got: list[int] = []
+        while right.poll(rings.POLLIN, 0.01):
+            got += take(right)
+            right.sync()  # gives the slots back: now there is room
+            left.sync()
+        assert got == list(range(14))
+
+
+def test_what_a_wire_may_do_to_a_program(pair: Pair) -> None:
+    card, cable = pair
+    cable.disturb(down=1)
+    put(cable, 1)
+    cable.sync()
+    card.sync()
+    assert card.rx[0].empty
+    cable.disturb(down=0, late=1)
+    cable.sync()
+    card.sync()
+    assert take(card) == [1]
+    assert cable.tx[0].space == SLOTS - 2  # sent, but not complete
+    cable.sync()
+    assert cable.tx[0].space == SLOTS - 1
+    cable.disturb(rx_error=5)
+    with pytest.raises(ShardserverError, match="other side is gone, or its rings are broken"):
+        cable.rx[0].sync()
+    cable.tx[0].sync()
+    with pytest.raises(UsageError, match="fire: no such hook"):
+        cable.disturb(fire=1)
+    with pytest.raises(ShardserverError, match="out of range"):
+        cable.disturb(late=32)
