@@ -33,22 +33,18 @@ class _Ending:
             signal.signal(number, handler)
 
 
-def _watch(tool: Tool, quiet: bool) -> None:
+def _watch(tool: Tool, ending: _Ending, quiet: bool) -> None:
     """Until the threads have ended, by themselves or because a signal asked for it."""
-    ending = _Ending()
     before, shown = tool.read(), time.monotonic()
-    try:
-        while not ending.asked and tool.read().running:
-            time.sleep(STEP_S)
-            now = time.monotonic()
-            if now - shown >= 1.0 and not quiet:
-                stats = tool.read()
-                line = toolbox.second_line(tool.options.kind, before, stats, now - shown)
-                print(line, flush=True)
-                before, shown = stats, now
-        tool.stop()
-    finally:
-        ending.restore()
+    while not ending.asked and tool.read().running:
+        time.sleep(STEP_S)
+        now = time.monotonic()
+        if now - shown >= 1.0 and not quiet:
+            stats = tool.read()
+            line = toolbox.second_line(tool.options.kind, before, stats, now - shown)
+            print(line, flush=True)
+            before, shown = stats, now
+    tool.stop()
 
 
 def _seconds(stats: ToolStats) -> float:
@@ -60,7 +56,7 @@ def _cpu_s() -> float:
     return used.user + used.system
 
 
-def execute(options: ToolOptions, quiet: bool) -> dict[str, Any]:
+def execute(options: ToolOptions, ending: _Ending, quiet: bool) -> dict[str, Any]:
     """Runs a tool to its end; its document. Raises when a port died."""
     with Tool(options) as tool:
         if not quiet:
@@ -68,7 +64,7 @@ def execute(options: ToolOptions, quiet: bool) -> dict[str, Any]:
                 print(tool.banner(place), flush=True)
         began = _cpu_s()
         tool.start()
-        _watch(tool, quiet)
+        _watch(tool, ending, quiet)
         stats = tool.read()
         document = toolbox.build(options, stats, _seconds(stats), _cpu_s() - began)
     if stats.error:
@@ -84,7 +80,11 @@ def execute(options: ToolOptions, quiet: bool) -> dict[str, Any]:
 def tools(args: argparse.Namespace) -> int:
     """Runs the command; 1 when ping had no answer at all."""
     options = toolbox.from_arguments(args)
-    document = execute(options, args.json)
+    ending = _Ending()
+    try:
+        document = execute(options, ending, args.json)
+    finally:
+        ending.restore()
     print(protocol.pretty(document) if args.json else toolbox.render(document))
     sys.stdout.flush()
     return 1 if options.kind == "ping" and not document["answered"] else 0

@@ -132,9 +132,11 @@ static bool copy_frame(struct vale_device *vale, struct vale_lane *lane, uint32_
 static bool flood(struct port *port, uint32_t n, uint32_t up, uint64_t now_us)
 {
     struct vale_device *vale = vale_of(port);
+    uint32_t others = up & ~(1u << vale->port);
     bool sent = false;
 
-    for (uint32_t left = up & ~(1u << vale->port); left; left &= left - 1) {
+    port->counters->tx_dropped += others == 0;
+    for (uint32_t left = others; left; left &= left - 1) {
         uint32_t to = (uint32_t)__builtin_ctz(left);
 
         if (copy_frame(vale, vale_lane_at(vale, vale->port, to), n)) {

@@ -107,7 +107,17 @@ static void a_broadcast_reaches_all_sixteen_but_its_sender(void)
         }
     }
     CHECK_EQ(port_of(0)->counters->tx_frames, 1);
+    CHECK_EQ(port_of(0)->counters->tx_dropped, 0);
     CHECK_EQ(port_of(0)->counters->rx_frames, 15);
+    close_switch();
+}
+
+static void a_frame_for_nobody_is_counted_as_dropped(void)
+{
+    open_switch(1, 16);
+    send(0, everybody, 1);
+    CHECK_EQ(port_of(0)->counters->tx_frames, 0);
+    CHECK_EQ(port_of(0)->counters->tx_dropped, 1);
     close_switch();
 }
 
@@ -457,6 +467,7 @@ int main(int argc, char **argv)
          an_unknown_address_is_flooded_and_a_known_one_is_not},
         {"a broadcast reaches all sixteen but its sender",
          a_broadcast_reaches_all_sixteen_but_its_sender},
+        {"a frame for nobody is counted as dropped", a_frame_for_nobody_is_counted_as_dropped},
         {"a known address gets the buffer itself", a_known_address_gets_the_buffer_itself},
         {"a station that moves is found at its new port",
          a_station_that_moves_is_found_at_its_new_port},
