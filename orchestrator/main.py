@@ -230,7 +230,7 @@ def _supervise(stack: ExitStack, parts: Parts, callbacks: Callbacks) -> None:
 def make_plan(config: Config) -> plan.Plan:
     """What `run` would do on this machine: --dry-run."""
     name = config.iface or (config.device.name if config.device else "")
-    on_wire = not config.device or config.device.backend != "mem"
+    on_wire = not config.device or config.device.backend not in plan.SOFTWARE
     machine = topology.read(name if on_wire else "")
     return plan.make(config, machine, native.backend_names())
 

@@ -19,6 +19,8 @@ from shardserver.values import Address, DeviceName
 MEM_ADDRESS = Address(values.parse_ip("10.77.0.1"), 16)
 # How an interface's rings may be opened, the fastest first.
 LADDER = ("netmap", "xdp", "packet")
+# In shared memory: no interface, no address to collide with.
+SOFTWARE = ("mem", "vale")
 HARDWARE_RINGS = frozenset({"netmap", "xdp"})
 
 
@@ -46,7 +48,7 @@ class Plan:
 
 def choose_backend(wanted: DeviceName, available: Sequence[str]) -> tuple[str, tuple[str, ...]]:
     """The backend, and for "auto" the ladder with a reason for every rung passed over."""
-    known = (*LADDER, "mem", "tap", "pcap", "vde")
+    known = (*LADDER, *SOFTWARE, "tap", "pcap", "vde")
     if wanted.backend != "auto":
         if wanted.backend in available:
             return wanted.backend, ()
@@ -82,13 +84,13 @@ def _check_interface(name: str, backend: str, topology: Topology) -> None:
 
 def _address(config: Config, device: DeviceName, topology: Topology) -> Address:
     if config.ip is None:
-        if device.backend == "mem":
+        if device.backend in SOFTWARE:
             return MEM_ADDRESS
         raise UsageError(
             f"{device}: no address for the server",
             "give --ip ADDRESS/PREFIX: one of the interface's network that no host uses",
         )
-    if device.backend != "mem" and config.ip.ip in topology.host_addresses:
+    if device.backend not in SOFTWARE and config.ip.ip in topology.host_addresses:
         raise ConfigInvalidError(
             f"{values.ip_text(config.ip.ip)} is this host's own address: its kernel would "
             "answer the same packets",
@@ -129,7 +131,9 @@ def _worker_count(config: Config, device: DeviceName, topology: Topology, cpus: 
     if config.workers:
         return config.workers
     rings = len(topology.interface.queues) if topology.interface else 64
-    return max(1, min(rings, cpus, 64)) if device.backend != "mem" else max(1, min(cpus, 64))
+    if device.backend == "vale":  # a switch's port has one ring pair
+        return 1
+    return max(1, min(cpus, 64) if device.backend in SOFTWARE else min(rings, cpus, 64))
 
 
 def _place(
@@ -162,7 +166,7 @@ def make(config: Config, topology: Topology, available: Sequence[str]) -> Plan:
         )
     backend, ladder = choose_backend(wanted, available)
     device = replace(wanted, backend=backend)
-    if backend != "mem":
+    if backend not in SOFTWARE:
         _check_interface(device.name, backend, topology)
     node = topology.interface.node if topology.interface else -1
     order = order_cpus(_usable(config, topology), node, config.numa)
