@@ -7,7 +7,7 @@
  * A full RX ring holds its sender, as in netmap; an end that is not open swallows, counted.
  */
 #pragma once
-#include "ports/exchange.h"
+#include "ports/swap_log.h"
 #include "ports/soft.h"
 
 enum {
@@ -22,7 +22,7 @@ struct pipe_way {
     uint32_t filled;                                 /* sender: exchanged up to here */
     uint32_t held_released;                          /* sender: where the reader stood then */
     uint64_t held_us;                                /* since when it stands; 0: not held */
-    _Alignas(CACHE_LINE) struct exchange_log log;    /* sender */
+    _Alignas(CACHE_LINE) struct swap_log log;        /* sender */
     _Alignas(CACHE_LINE) _Atomic uint32_t released;  /* reader: slots before are free again */
 };
 

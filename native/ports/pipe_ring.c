@@ -67,10 +67,10 @@ static bool exchange_slots(struct port *port, uint32_t n, struct tally *tally)
                      !slot_valid(&theirs, place->bufs, UINT16_MAX))) {
             return false;
         }
-        exchange_begin(&way->log, &(struct exchange_record){.left = at,
-                                                            .right = at,
-                                                            .left_buf = mine.buf_idx,
-                                                            .right_buf = theirs.buf_idx});
+        swap_begin(&way->log, &(struct swap_record){.left = at,
+                                                    .right = at,
+                                                    .left_buf = mine.buf_idx,
+                                                    .right_buf = theirs.buf_idx});
         rx->slot[at] = (struct nm_slot){.buf_idx = mine.buf_idx,
                                         .len = mine.len,
                                         .flags = (uint16_t)(mine.flags & NM_MOREFRAG)};
@@ -246,7 +246,7 @@ static void pipe_sleep_disarm(struct port *port)
 
 void pipe_way_recover(struct pipe_way *way, struct nm_ring *tx, struct nm_ring *peer_rx)
 {
-    const struct exchange_record *last = exchange_last(&way->log);
+    const struct swap_record *last = swap_last(&way->log);
 
     if (last && last->right == way->filled) { /* begun, and perhaps not finished */
         struct nm_slot *mine = &tx->slot[last->left];

@@ -9,7 +9,7 @@
  * and how far it has told the other (once a sync). Start reading at vale_tx_sync.
  */
 #pragma once
-#include "ports/exchange.h"
+#include "ports/swap_log.h"
 #include "ports/soft.h"
 
 enum {
@@ -37,8 +37,8 @@ struct vale_side {
     _Alignas(CACHE_LINE) uint32_t tx_hwcur; /* first TX slot not yet sent */
     uint32_t rx_filled;                     /* RX slots are filled up to here */
     uint32_t rx_first;                      /* lane served first in the next sync */
-    struct exchange_log tx_log;
-    struct exchange_log rx_log;
+    struct swap_log tx_log;
+    struct swap_log rx_log;
     struct port_counters counters;
 };
 

@@ -51,14 +51,14 @@ static void tx_exchange(struct vale_device *vale, struct vale_lane *lane, uint32
     uint32_t at = side->tx_hwcur;
     struct nm_slot *slot = &vale->tx->slot[at];
     struct nm_slot *cell = vale_cell_at(lane, lane->filled);
-    struct exchange_record record = {.left = at,
-                                     .right = lane->filled,
-                                     .lane = to,
-                                     .left_buf = slot->buf_idx,
-                                     .right_buf = cell->buf_idx,
-                                     .more = slot->flags & NM_MOREFRAG};
+    struct swap_record record = {.left = at,
+                                 .right = lane->filled,
+                                 .lane = to,
+                                 .left_buf = slot->buf_idx,
+                                 .right_buf = cell->buf_idx,
+                                 .more = slot->flags & NM_MOREFRAG};
 
-    exchange_begin(&side->tx_log, &record);
+    swap_begin(&side->tx_log, &record);
     *cell = (struct nm_slot){.buf_idx = record.left_buf,
                              .len = slot->len,
                              .flags = (uint16_t)(slot->flags & NM_MOREFRAG)};
@@ -260,13 +260,13 @@ static void rx_exchange(struct vale_device *vale, struct vale_lane *lane, uint32
     struct vale_side *side = vale->side;
     struct nm_slot *slot = &vale->rx->slot[side->rx_filled];
     struct nm_slot *cell = vale_cell_at(lane, lane->taken);
-    struct exchange_record record = {.left = side->rx_filled,
-                                     .right = lane->taken,
-                                     .lane = from,
-                                     .left_buf = slot->buf_idx,
-                                     .right_buf = cell->buf_idx};
+    struct swap_record record = {.left = side->rx_filled,
+                                 .right = lane->taken,
+                                 .lane = from,
+                                 .left_buf = slot->buf_idx,
+                                 .right_buf = cell->buf_idx};
 
-    exchange_begin(&side->rx_log, &record);
+    swap_begin(&side->rx_log, &record);
     *slot = (struct nm_slot){.buf_idx = record.right_buf,
                              .len = cell->len,
                              .flags = (uint16_t)(cell->flags & NM_MOREFRAG)};
@@ -396,7 +396,7 @@ static void skip_rest(struct vale_device *vale)
 static void recover_tx(struct vale_device *vale)
 {
     struct vale_side *side = vale->side;
-    const struct exchange_record *last = exchange_last(&side->tx_log);
+    const struct swap_record *last = swap_last(&side->tx_log);
     struct vale_lane *lane;
 
     if (!last || last->lane >= VALE_PORTS || last->left >= vale->tx->num_slots) {
@@ -428,7 +428,7 @@ static void recover_tx(struct vale_device *vale)
 static void recover_rx(struct vale_device *vale)
 {
     struct vale_side *side = vale->side;
-    const struct exchange_record *last = exchange_last(&side->rx_log);
+    const struct swap_record *last = swap_last(&side->rx_log);
     struct vale_lane *lane;
 
     if (!last || last->lane >= VALE_PORTS || last->left >= vale->rx->num_slots) {

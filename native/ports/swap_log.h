@@ -6,7 +6,7 @@
 #pragma once
 #include "ports/netmap_abi.h"
 
-struct exchange_record {
+struct swap_record {
     uint32_t left;      /* slot of the recorder's own ring */
     uint32_t right;     /* position on the other side */
     uint32_t lane;      /* of the other side, where there are several */
@@ -16,14 +16,14 @@ struct exchange_record {
 };
 
 /* Written by one process at a time. */
-struct exchange_log {
+struct swap_log {
     _Alignas(CACHE_LINE) volatile uint32_t turn; /* record in force: turn & 1; 0: none ever */
-    struct exchange_record record[2];
+    struct swap_record record[2];
 };
 
-_Static_assert(sizeof(struct exchange_log) == CACHE_LINE, "one line: stores to it cost nothing");
+_Static_assert(sizeof(struct swap_log) == CACHE_LINE, "one line: stores to it cost nothing");
 
-static inline void exchange_begin(struct exchange_log *log, const struct exchange_record *record)
+static inline void swap_begin(struct swap_log *log, const struct swap_record *record)
 {
     uint32_t turn = log->turn + 1;
 
@@ -35,7 +35,7 @@ static inline void exchange_begin(struct exchange_log *log, const struct exchang
 }
 
 /* The record in force; NULL: nothing was ever exchanged. */
-static inline const struct exchange_record *exchange_last(const struct exchange_log *log)
+static inline const struct swap_record *swap_last(const struct swap_log *log)
 {
     return log->turn ? &log->record[log->turn & 1] : NULL;
 }
