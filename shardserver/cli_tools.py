@@ -56,12 +56,22 @@ def _cpu_s() -> float:
     return used.user + used.system
 
 
-def execute(options: ToolOptions, ending: _Ending, quiet: bool) -> dict[str, Any]:
+def _wait(ending: _Ending, seconds: float) -> None:
+    """For a link that needs a while after its card was opened."""
+    end = time.monotonic() + seconds
+    while not ending.asked and time.monotonic() < end:
+        time.sleep(min(STEP_S, max(0.0, end - time.monotonic())))
+
+
+def execute(
+    options: ToolOptions, ending: _Ending, quiet: bool = True, wait_s: float = 0.0
+) -> dict[str, Any]:
     """Runs a tool to its end; its document. Raises when a port died."""
     with Tool(options) as tool:
         if not quiet:
             for place in range(len(set(options.ports))):
                 print(tool.banner(place), flush=True)
+        _wait(ending, wait_s)
         began = _cpu_s()
         tool.start()
         _watch(tool, ending, quiet)
@@ -82,7 +92,7 @@ def tools(args: argparse.Namespace) -> int:
     options = toolbox.from_arguments(args)
     ending = _Ending()
     try:
-        document = execute(options, ending, args.json)
+        document = execute(options, ending, args.json, args.wait)
     finally:
         ending.restore()
     print(protocol.pretty(document) if args.json else toolbox.render(document))

@@ -62,6 +62,9 @@ def _common(parser: argparse.ArgumentParser, tool: str) -> None:
     how.add_argument("--rings", default="0", metavar="N", help="of a device that is made here")
     how.add_argument("--slots", default="0", metavar="N", help="of each ring")
     how.add_argument("--role", choices=_ROLES, default="auto", help="which side of mem:")
+    how.add_argument(
+        "-w", "--wait", type=float, default=0.0, metavar="SEC", help="for the link, once it is open"
+    )
     how.add_argument("--json", action="store_true", help="one document at the end")
 
 
@@ -192,8 +195,12 @@ def from_arguments(args: argparse.Namespace) -> ToolOptions:
     pipes = _value(args, "pipes") if args.tool == "lb" else 0
     if args.tool == "lb" and not 1 <= pipes <= PIPES_MAX:
         raise UsageError(f"--pipes {pipes}: must be 1 to {PIPES_MAX}", "see tools lb -h")
-    if not 0 <= args.seconds < 1e9:
-        raise UsageError(f"--seconds {args.seconds}: must be 0 or more", "0 means without end")
+    for option in ("seconds", "wait"):
+        if not 0 <= getattr(args, option) < 1e9:
+            raise UsageError(
+                f"--{option} {getattr(args, option)}: must be 0 or more",
+                f"see tools {args.tool} -h",
+            )
     ports = (args.port, args.port_b) if args.tool in _TWO_PORTS else (args.port,)
     for port in ports:
         if not port.partition(":")[2]:

@@ -7,11 +7,11 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "ports/handoff.h"
 
 enum {
     SOFT_MAGIC = 0x736f6674,
@@ -19,7 +19,6 @@ enum {
     GATE_TRIES = 2000,    /* of 1 ms each */
     READY_TRIES = 100,
     ANSWER_S = 1, /* how long an end may take to answer */
-    FDS_MAX = 1 + SOFT_ENDS_MAX,
 };
 
 /* What an end sends to those who come; the memory and the bells come with it. */
@@ -31,13 +30,7 @@ struct welcome {
 
 static socklen_t make_address(struct sockaddr_un *address, const struct soft *soft, uint32_t end)
 {
-    int n;
-
-    memset(address, 0, sizeof(*address));
-    address->sun_family = AF_UNIX;
-    n = snprintf(address->sun_path + 1, sizeof(address->sun_path) - 1, "shardserver/%s/%s/%u",
-                 soft->kind, soft->name, end);
-    return (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)n);
+    return handoff_address(address, "%s/%s/%u", soft->kind, soft->name, end);
 }
 
 /* A socket bound to the name of an end, or -errno. */
@@ -79,16 +72,6 @@ static int enter_gate(struct soft *soft)
     return soft->gate_fd < 0 ? soft->gate_fd : 0;
 }
 
-/* Both sides of a connection belong to the same user, or the other's is root. */
-static bool peer_allowed(int fd)
-{
-    struct ucred peer;
-    socklen_t len = sizeof(peer);
-
-    return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) == 0 &&
-           (peer.uid == geteuid() || peer.uid == 0);
-}
-
 /* A connection to an end that answers, or -errno. */
 static int connect_end(const struct soft *soft, uint32_t end)
 {
@@ -105,7 +88,7 @@ static int connect_end(const struct soft *soft, uint32_t end)
     setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));
     if (connect(fd, (struct sockaddr *)&address, len) != 0) {
         error = -errno;
-    } else if (!peer_allowed(fd)) {
+    } else if (!handoff_peer_allowed(fd)) {
         error = -EPERM;
     }
     if (error) {
@@ -115,34 +98,17 @@ static int connect_end(const struct soft *soft, uint32_t end)
     return fd;
 }
 
-/* How many descriptors came, or -errno. */
-static int receive_fds(int fd, struct welcome *welcome, int fds[FDS_MAX])
+/* The memory and the bells, or -errno. */
+static int receive_fds(int fd, struct welcome *welcome, int fds[HANDOFF_FDS_MAX])
 {
-    struct iovec iov = {.iov_base = welcome, .iov_len = sizeof(*welcome)};
-    union {
-        struct cmsghdr header;
-        char bytes[CMSG_SPACE(sizeof(int) * FDS_MAX)];
-    } control;
-    struct msghdr message = {.msg_iov = &iov,
-                             .msg_iovlen = 1,
-                             .msg_control = control.bytes,
-                             .msg_controllen = sizeof(control.bytes)};
-    ssize_t got = recvmsg(fd, &message, MSG_CMSG_CLOEXEC);
-    struct cmsghdr *cmsg = got > 0 ? CMSG_FIRSTHDR(&message) : NULL;
-    size_t n = 0;
+    int n = handoff_receive(fd, welcome, sizeof(*welcome), fds);
 
-    if (got < 0) {
-        return -errno;
+    if (n < 0 || (welcome->magic == SOFT_MAGIC && welcome->ends <= SOFT_ENDS_MAX &&
+                  (uint32_t)n == 1 + welcome->ends)) {
+        return n;
     }
-    if (cmsg && cmsg->cmsg_type == SCM_RIGHTS) {
-        n = (cmsg->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-        memcpy(fds, CMSG_DATA(cmsg), n * sizeof(int));
-    }
-    if (got == sizeof(*welcome) && welcome->magic == SOFT_MAGIC && n == 1 + welcome->ends) {
-        return (int)n;
-    }
-    for (size_t i = 0; i < n; i++) {
-        close(fds[i]);
+    while (n-- > 0) {
+        close(fds[n]);
     }
     return -EPROTO;
 }
@@ -150,24 +116,10 @@ static int receive_fds(int fd, struct welcome *welcome, int fds[FDS_MAX])
 static int send_fds(int fd, const struct soft *soft)
 {
     struct welcome welcome = {SOFT_MAGIC, soft->ends, soft->bytes};
-    struct iovec iov = {.iov_base = &welcome, .iov_len = sizeof(welcome)};
-    uint32_t n = 1 + soft->ends;
-    union {
-        struct cmsghdr header;
-        char bytes[CMSG_SPACE(sizeof(int) * FDS_MAX)];
-    } control = {0};
-    struct msghdr message = {.msg_iov = &iov,
-                             .msg_iovlen = 1,
-                             .msg_control = control.bytes,
-                             .msg_controllen = CMSG_SPACE(sizeof(int) * n)};
-    struct cmsghdr *cmsg = CMSG_FIRSTHDR(&message);
+    int fds[1 + SOFT_ENDS_MAX] = {soft->memfd};
 
-    cmsg->cmsg_level = SOL_SOCKET;
-    cmsg->cmsg_type = SCM_RIGHTS;
-    cmsg->cmsg_len = CMSG_LEN(sizeof(int) * n);
-    memcpy(CMSG_DATA(cmsg), &soft->memfd, sizeof(int));
-    memcpy(CMSG_DATA(cmsg) + sizeof(int), soft->bells, sizeof(int) * soft->ends);
-    return sendmsg(fd, &message, MSG_NOSIGNAL) == sizeof(welcome) ? 0 : -errno;
+    memcpy(fds + 1, soft->bells, sizeof(int) * soft->ends);
+    return handoff_send(fd, &welcome, sizeof(welcome), fds, 1 + soft->ends);
 }
 
 /* Locks belong to an open file description: everybody needs one of his own. */
@@ -211,7 +163,7 @@ static int map_memory(struct soft *soft, int memfd)
 static int join(struct soft *soft)
 {
     struct welcome welcome;
-    int fds[FDS_MAX];
+    int fds[HANDOFF_FDS_MAX];
     int code = -ENOENT;
 
     for (uint32_t end = 0; end < soft->ends; end++) {
@@ -345,7 +297,7 @@ int soft_serve(struct soft *soft)
         if (fd < 0) {
             return errno == EAGAIN || errno == EINTR || errno == ECONNABORTED ? 0 : -errno;
         }
-        if (peer_allowed(fd)) {
+        if (handoff_peer_allowed(fd)) {
             send_fds(fd, soft); /* one that has gone meanwhile needs none */
         }
         close(fd);

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -287,6 +288,30 @@ def test_ping_and_pong_over_a_wire_and_a_kernels_datagrams_too() -> None:
             assert kernel_is_answered(wire)
             pong.interrupt()
             assert "sent" in pong.text()
+
+
+@pytest.mark.net
+@needs_net
+def test_rings_in_python_on_a_wire() -> None:
+    """The tutorial's sink, in Python, counts what the generator sends over veth."""
+    with netns.wire(queues=1) as wire:
+        example = [sys.executable, "examples/sink.py", f"packet:{wire.server_if}", "7", "4"]
+        sink = subprocess.Popen(
+            netns.server_argv(wire, example), cwd=ROOT, stdout=subprocess.PIPE, text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
+        )  # fmt: skip
+        try:
+            assert sink.stdout
+            assert "TPACKET" in sink.stdout.readline()
+            gen = Tool("gen", f"packet:{wire.client_if}", "-n", "300", "-R", "3k",
+                       "--dst", "10.77.0.2:7-10.77.0.2:8", "--dst-mac", "ff:ff:ff:ff:ff:ff",
+                       prefix=netns.client_argv(wire, []))  # fmt: skip
+            with running(gen):
+                assert gen.document()["tx"]["frames"] == 300
+            assert "150 datagrams to UDP port 7" in sink.communicate(timeout=PATIENCE_S)[0]
+        finally:
+            sink.kill()
+            sink.wait()
 
 
 def kernel_is_answered(wire: netns.Wire) -> bool:

@@ -73,6 +73,7 @@ def test_a_generators_options() -> None:
         (["gen", "mem:a", "--src-mac", "1:2"], '--src-mac "1:2": expected a MAC'),
         (["gen", "mem:a", "-s", "big"], '--size "big": expected a whole number'),
         (["gen", "mem:a", "--seconds", "-1"], "must be 0 or more"),
+        (["gen", "mem:a", "-w", "-2"], "--wait -2.0: must be 0 or more"),
         (["lb", "mem:a", "--pipes", "33"], "--pipes 33: must be 1 to 32"),
         (["recv", "mem:a", "--role", "king"], "invalid choice: 'king'"),
         (["recv", "mem:a", "--contu", "5"], "unrecognized"),
