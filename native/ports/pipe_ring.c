@@ -60,22 +60,21 @@ static bool exchange_slots(struct port *port, uint32_t n, struct tally *tally)
 
     for (; n > 0; n--) {
         struct nm_slot mine = tx->slot[at];
-        struct nm_slot theirs = rx->slot[at];
+        uint32_t theirs = rx->slot[at].buf_idx;
         uint32_t next = nm_ring_next(tx, at);
 
         if (unlikely(!slot_valid(&mine, place->bufs, place->buf_size) ||
-                     !slot_valid(&theirs, place->bufs, UINT16_MAX))) {
+                     !buf_valid(theirs, place->bufs))) {
             return false;
         }
-        swap_begin(&way->log, &(struct swap_record){.left = at,
-                                                    .right = at,
-                                                    .left_buf = mine.buf_idx,
-                                                    .right_buf = theirs.buf_idx});
+        swap_begin(&way->log,
+                   &(struct swap_record){
+                       .left = at, .right = at, .left_buf = mine.buf_idx, .right_buf = theirs});
         rx->slot[at] = (struct nm_slot){.buf_idx = mine.buf_idx,
                                         .len = mine.len,
                                         .flags = (uint16_t)(mine.flags & NM_MOREFRAG)};
         compiler_barrier();
-        tx->slot[at].buf_idx = theirs.buf_idx;
+        tx->slot[at].buf_idx = theirs;
         tx->slot[at].flags = NM_BUF_CHANGED;
         compiler_barrier();
         way->filled = next;

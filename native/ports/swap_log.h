@@ -40,8 +40,13 @@ static inline const struct swap_record *swap_last(const struct swap_log *log)
     return log->turn ? &log->record[log->turn & 1] : NULL;
 }
 
+static inline bool buf_valid(uint32_t buf_idx, uint32_t bufs)
+{
+    return buf_idx - NM_BUF_FIRST < bufs - NM_BUF_FIRST;
+}
+
 /* A slot's contents may be trusted: the index exists, the length fits. */
 static inline bool slot_valid(const struct nm_slot *slot, uint32_t bufs, uint32_t buf_size)
 {
-    return slot->buf_idx - NM_BUF_FIRST < bufs - NM_BUF_FIRST && slot->len <= buf_size;
+    return buf_valid(slot->buf_idx, bufs) && slot->len <= buf_size;
 }

@@ -44,31 +44,38 @@ static void look_for_receiver(struct port *port, uint32_t to, uint64_t now_us)
     }
 }
 
-/* Exchanges the buffer of the TX slot at hwcur with the next cell's. */
-static void tx_exchange(struct vale_device *vale, struct vale_lane *lane, uint32_t to)
+/*
+ * Exchanges the buffer of the TX slot at hwcur with the next cell's. Both are read once: what the
+ * other side writes meanwhile is not believed. False: an index or length that cannot be.
+ */
+static bool tx_exchange(struct vale_device *vale, struct vale_lane *lane, uint32_t to)
 {
     struct vale_side *side = vale->side;
     uint32_t at = side->tx_hwcur;
-    struct nm_slot *slot = &vale->tx->slot[at];
+    struct nm_slot slot = vale->tx->slot[at];
     struct nm_slot *cell = vale_cell_at(lane, lane->filled);
     struct swap_record record = {.left = at,
                                  .right = lane->filled,
                                  .lane = to,
-                                 .left_buf = slot->buf_idx,
+                                 .left_buf = slot.buf_idx,
                                  .right_buf = cell->buf_idx,
-                                 .more = slot->flags & NM_MOREFRAG};
+                                 .more = slot.flags & NM_MOREFRAG};
 
+    if (unlikely(!slot_valid(&slot, vale->bufs, vale->buf_size) ||
+                 !buf_valid(record.right_buf, vale->bufs))) {
+        return false;
+    }
     swap_begin(&side->tx_log, &record);
-    *cell = (struct nm_slot){.buf_idx = record.left_buf,
-                             .len = slot->len,
-                             .flags = (uint16_t)(slot->flags & NM_MOREFRAG)};
+    *cell =
+        (struct nm_slot){.buf_idx = slot.buf_idx, .len = slot.len, .flags = (uint16_t)record.more};
     compiler_barrier();
-    slot->buf_idx = record.right_buf;
-    slot->flags = NM_BUF_CHANGED;
+    vale->tx->slot[at].buf_idx = record.right_buf;
+    vale->tx->slot[at].flags = NM_BUF_CHANGED;
     compiler_barrier();
     lane->filled = record.right + 1;
     compiler_barrier();
     side->tx_hwcur = nm_ring_next(vale->tx, at);
+    return true;
 }
 
 static void tx_skip(struct vale_device *vale, uint32_t n)
@@ -113,15 +120,17 @@ static bool copy_frame(struct vale_device *vale, struct vale_lane *lane, uint32_
         return false;
     }
     for (uint32_t i = 0; i < n; i++) {
-        const struct nm_slot *slot = &vale->tx->slot[at];
+        const struct nm_slot slot = vale->tx->slot[at];
         struct nm_slot *cell = vale_cell_at(lane, lane->filled + i);
+        uint32_t buf = cell->buf_idx;
 
-        if (!slot_valid(cell, vale->bufs, UINT16_MAX)) {
+        if (!slot_valid(&slot, vale->bufs, vale->buf_size) || !buf_valid(buf, vale->bufs)) {
             return false;
         }
-        memcpy(bufs + (size_t)cell->buf_idx * vale->buf_size, nm_ring_buf(vale->tx, at), slot->len);
-        cell->len = slot->len;
-        cell->flags = (uint16_t)(slot->flags & NM_MOREFRAG);
+        memcpy(bufs + (size_t)buf * vale->buf_size, bufs + (size_t)slot.buf_idx * vale->buf_size,
+               slot.len);
+        cell->len = slot.len;
+        cell->flags = (uint16_t)(slot.flags & NM_MOREFRAG);
         at = nm_ring_next(vale->tx, at);
     }
     compiler_barrier();
@@ -154,21 +163,24 @@ static bool unicast(struct port *port, uint32_t n, uint32_t to, uint64_t now_us)
 {
     struct vale_device *vale = vale_of(port);
     struct vale_lane *lane = vale_lane_at(vale, vale->port, to);
-    bool bad = lane_room(lane) < n;
+    uint32_t done = 0;
 
-    for (uint32_t i = 0; i < n && !bad; i++) {
-        bad = !slot_valid(vale_cell_at(lane, lane->filled + i), vale->bufs, UINT16_MAX);
-    }
-    if (bad) {
-        port->counters->tx_dropped++;
+    if (lane_room(lane) < n) {
         look_for_receiver(port, to, now_us);
-        tx_skip(vale, n);
-        return false;
+    } else {
+        while (done < n && tx_exchange(vale, lane, to)) {
+            done++;
+        }
     }
-    for (uint32_t i = 0; i < n; i++) {
-        tx_exchange(vale, lane, to);
+    if (done == n) {
+        return true;
     }
-    return true;
+    if (done > 0) { /* a frame cut short ends where it was cut */
+        vale_cell_at(lane, lane->filled - 1)->flags = 0;
+    }
+    port->counters->tx_dropped++;
+    tx_skip(vale, n - done);
+    return false;
 }
 
 /* The frame of `n` slots at hwcur leaves, or is dropped. True: somebody got it. */
@@ -176,11 +188,13 @@ static bool send_frame(struct port *port, uint32_t n, uint64_t now_us)
 {
     struct vale_device *vale = vale_of(port);
     struct vale_shared *shared = vale->shared;
-    const uint8_t *frame = nm_ring_buf(vale->tx, vale->side->tx_hwcur);
+    const struct nm_slot slot = vale->tx->slot[vale->side->tx_hwcur];
+    const uint8_t *frame =
+        (uint8_t *)vale->tx + vale->tx->buf_ofs + (size_t)slot.buf_idx * vale->buf_size;
     uint32_t up = atomic_load_explicit(&shared->up, memory_order_relaxed);
     uint32_t to;
 
-    if (vale->tx->slot[vale->side->tx_hwcur].len < ETH_HDR_LEN) {
+    if (slot.len < ETH_HDR_LEN || !slot_valid(&slot, vale->bufs, vale->buf_size)) {
         port->counters->tx_dropped++;
         tx_skip(vale, n);
         return false;
@@ -255,41 +269,38 @@ static int vale_tx_sync(struct port *port, uint64_t now_us)
 }
 
 /* Exchanges the buffer of the RX slot at rx_filled with the next cell's. */
-static void rx_exchange(struct vale_device *vale, struct vale_lane *lane, uint32_t from)
+static bool rx_exchange(struct vale_device *vale, struct vale_lane *lane, uint32_t from)
 {
     struct vale_side *side = vale->side;
     struct nm_slot *slot = &vale->rx->slot[side->rx_filled];
-    struct nm_slot *cell = vale_cell_at(lane, lane->taken);
+    struct nm_slot *place = vale_cell_at(lane, lane->taken);
+    struct nm_slot cell = *place;
     struct swap_record record = {.left = side->rx_filled,
                                  .right = lane->taken,
                                  .lane = from,
                                  .left_buf = slot->buf_idx,
-                                 .right_buf = cell->buf_idx};
+                                 .right_buf = cell.buf_idx};
 
+    if (unlikely(!slot_valid(&cell, vale->bufs, vale->buf_size))) {
+        return false;
+    }
     swap_begin(&side->rx_log, &record);
-    *slot = (struct nm_slot){.buf_idx = record.right_buf,
-                             .len = cell->len,
-                             .flags = (uint16_t)(cell->flags & NM_MOREFRAG)};
+    *slot = (struct nm_slot){
+        .buf_idx = cell.buf_idx, .len = cell.len, .flags = (uint16_t)(cell.flags & NM_MOREFRAG)};
     compiler_barrier();
-    cell->buf_idx = record.left_buf;
+    place->buf_idx = record.left_buf;
     compiler_barrier();
     lane->taken = record.right + 1;
     compiler_barrier();
     side->rx_filled = nm_ring_next(vale->rx, record.left);
+    return true;
 }
 
 /* Cells of the next whole frame; 0: none. `bad`: what cannot be. */
-static uint32_t rx_frame_cells(const struct vale_device *vale, struct vale_lane *lane,
-                               uint32_t used, bool *bad)
+static uint32_t rx_frame_cells(struct vale_lane *lane, uint32_t used, bool *bad)
 {
     for (uint32_t n = 0; n < used && n < FRAME_SLOTS_MAX; n++) {
-        const struct nm_slot *cell = vale_cell_at(lane, lane->taken + n);
-
-        if (!slot_valid(cell, vale->bufs, vale->buf_size)) {
-            *bad = true;
-            return 0;
-        }
-        if (!(cell->flags & NM_MOREFRAG)) {
+        if (!(vale_cell_at(lane, lane->taken + n)->flags & NM_MOREFRAG)) {
             return n + 1;
         }
     }
@@ -297,8 +308,26 @@ static uint32_t rx_frame_cells(const struct vale_device *vale, struct vale_lane 
     return 0;
 }
 
-/* Moves what a lane holds into the ring. False: its contents cannot be, and are given up. */
-static bool rx_lane(struct port *port, uint32_t from)
+/* The frame of `n` cells. False: a cell that cannot be; what came of the frame ends there. */
+static bool rx_frame(struct port *port, struct vale_lane *lane, uint32_t from, uint32_t n)
+{
+    struct vale_device *vale = vale_of(port);
+    uint32_t last = vale->side->rx_filled;
+
+    for (uint32_t i = 0; i < n; i++) {
+        if (!rx_exchange(vale, lane, from)) {
+            vale->rx->slot[last].flags = 0;
+            return false;
+        }
+        last = ring_prev(vale->rx, vale->side->rx_filled);
+        port->counters->rx_bytes += vale->rx->slot[last].len;
+    }
+    port->counters->rx_frames++;
+    return true;
+}
+
+/* Moves what a lane holds into the ring. One whose contents cannot be is given up. */
+static void rx_lane(struct port *port, uint32_t from)
 {
     struct vale_device *vale = vale_of(port);
     struct vale_lane *lane = vale_lane_at(vale, from, vale->port);
@@ -308,23 +337,18 @@ static bool rx_lane(struct port *port, uint32_t from)
     while (!bad && lane->taken != tail) {
         const struct nm_ring *rx = vale->rx;
         uint32_t room = rx->num_slots - 1 - nm_ring_distance(rx, rx->head, vale->side->rx_filled);
-        uint32_t n = rx_frame_cells(vale, lane, tail - lane->taken, &bad);
+        uint32_t n = rx_frame_cells(lane, tail - lane->taken, &bad);
 
         if (n == 0 || n > room) {
             break;
         }
-        for (uint32_t i = 0; i < n; i++) {
-            port->counters->rx_bytes += vale_cell_at(lane, lane->taken)->len;
-            rx_exchange(vale, lane, from);
-        }
-        port->counters->rx_frames++;
+        bad = !rx_frame(port, lane, from, n);
     }
     if (bad) {
         port->counters->errors++;
         lane->taken = tail;
     }
     atomic_store_explicit(&lane->head, lane->taken, memory_order_release);
-    return !bad;
 }
 
 static int vale_rx_sync(struct port *port, uint64_t now_us)
