@@ -155,7 +155,7 @@ static void reset_ring(struct pipe_device *pipe, uint32_t ring)
     tx->head = tx->cur = out->filled;
     tx->tail = last;
     wait_quiet(pipe, ring);
-    at = atomic_load(&in->published);
+    at = atomic_load(&in->published) % rx->num_slots;
     rx->head = rx->cur = rx->tail = at;
     atomic_store(&in->released, at);
     atomic_store(&side->sync_seq, 0);

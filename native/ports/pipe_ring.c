@@ -247,7 +247,11 @@ void pipe_way_recover(struct pipe_way *way, struct nm_ring *tx, struct nm_ring *
 {
     const struct swap_record *last = swap_last(&way->log);
 
-    if (last && last->right == way->filled) { /* begun, and perhaps not finished */
+    if (way->filled >= tx->num_slots) { /* nonsense from the other side: as after an open */
+        way->filled = 0;
+        way->log.turn = 0;
+    } else if (last && last->right == way->filled &&
+               last->left == last->right) { /* begun, and perhaps not finished */
         struct nm_slot *mine = &tx->slot[last->left];
 
         if (mine->buf_idx == last->left_buf) {

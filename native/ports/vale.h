@@ -68,6 +68,8 @@ struct vale_device {
     uint32_t port; /* ours */
     uint32_t bufs;
     uint32_t buf_size;
+    uint32_t found; /* this sync's last look-up: its answer, and both addresses */
+    uint64_t asked[2];
 };
 
 extern const struct port_ops vale_port_ops;

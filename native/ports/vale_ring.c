@@ -183,6 +183,22 @@ static bool unicast(struct port *port, uint32_t n, uint32_t to, uint64_t now_us)
     return false;
 }
 
+/* The destination's port, VALE_PORTS for all; the source is learned. A burst asks but once. */
+static uint32_t look_up(struct vale_device *vale, const uint8_t *frame, uint64_t now_us)
+{
+    uint64_t macs[2];
+
+    memcpy(&macs[0], frame, 8); /* two bytes of the source, too: equal frames are equal there */
+    memcpy(&macs[1], frame + 4, 8);
+    if (macs[0] != vale->asked[0] || macs[1] != vale->asked[1]) {
+        vale->asked[0] = macs[0];
+        vale->asked[1] = macs[1];
+        vale_learn(vale->shared, frame + ETH_ALEN_BYTES, vale->port, now_us);
+        vale->found = frame[0] & 1 ? VALE_PORTS : vale_find(vale->shared, frame, now_us);
+    }
+    return vale->found;
+}
+
 /* The frame of `n` slots at hwcur leaves, or is dropped. True: somebody got it. */
 static bool send_frame(struct port *port, uint32_t n, uint64_t now_us)
 {
@@ -199,8 +215,7 @@ static bool send_frame(struct port *port, uint32_t n, uint64_t now_us)
         tx_skip(vale, n);
         return false;
     }
-    vale_learn(shared, frame + ETH_ALEN_BYTES, vale->port, now_us);
-    to = frame[0] & 1 ? VALE_PORTS : vale_find(shared, frame, now_us);
+    to = look_up(vale, frame, now_us);
     if (to == VALE_PORTS || !(up >> to & 1)) {
         return flood(port, n, up, now_us);
     }
@@ -241,8 +256,11 @@ static int vale_tx_sync(struct port *port, uint64_t now_us)
     struct vale_device *vale = vale_of(port);
     struct nm_ring *tx = vale->tx;
     uint64_t frames = 0;
+    uint64_t bytes = 0;
     bool bad = tx->head >= tx->num_slots || vale->side->tx_hwcur >= tx->num_slots;
 
+    vale->asked[0] = vale->asked[1] = 0;
+    vale->found = VALE_PORTS;
     while (!bad && vale->side->tx_hwcur != tx->head) {
         uint32_t first = vale->side->tx_hwcur;
         uint32_t n = tx_frame_slots(vale, &bad);
@@ -253,11 +271,12 @@ static int vale_tx_sync(struct port *port, uint64_t now_us)
         }
         len = tx->slot[first].len;
         if (send_frame(port, n, now_us)) {
-            port->counters->tx_bytes += len;
+            bytes += len;
             frames++;
         }
     }
     port->counters->tx_frames += frames;
+    port->counters->tx_bytes += bytes;
     port->counters->tx_syncs += frames != 0;
     publish_lanes(port);
     if (bad) {

@@ -11,6 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/hash.h"
 #include "check.h"
 
 enum {
@@ -125,6 +126,35 @@ void soft_wire_tx(struct port *port)
 void soft_wire_rx(struct port *port)
 {
     CHECK_EQ(port->ops->rx_sync(port, 1000), 0);
+}
+
+void soft_wire_scribble(uint64_t *random, uint8_t *const *at, const size_t *bytes, uint32_t n)
+{
+    uint64_t dice = splitmix64(random);
+    uint32_t which = (uint32_t)(dice % n);
+    size_t place = splitmix64(random) % (bytes[which] / 4) * 4;
+    uint32_t word = (uint32_t)splitmix64(random);
+
+    word = dice >> 8 & 1 ? word : word % 2048; /* wild, or nearly right */
+    memcpy(at[which] + place, &word, sizeof(word));
+}
+
+void soft_wire_turn(struct port *port, uint64_t now_us)
+{
+    static const uint8_t macs[2][6] = {{2, 1, 1, 1, 1, 1}, {0xff, 0xff, 0xff, 0xff, 0xff, 0xff}};
+    struct nm_ring *tx = port->tx;
+    struct nm_slot *slot;
+
+    tx->head = tx->cur = tx->head % tx->num_slots;
+    slot = &tx->slot[tx->head];
+    if (slot->buf_idx >= NM_BUF_FIRST && slot->buf_idx < port->bufs) {
+        memcpy(nm_ring_buf(tx, tx->head), macs[now_us & 1], 6);
+        slot->len = SOFT_FRAME;
+    }
+    nm_ring_give(tx, nm_ring_next(tx, tx->head));
+    (void)port->ops->tx_sync(port, now_us);
+    (void)port->ops->rx_sync(port, now_us);
+    nm_ring_give(port->rx, port->rx->tail % port->rx->num_slots);
 }
 
 static bool changed(const struct soft_step *step, uint8_t *const *seen)

@@ -20,6 +20,11 @@ uint32_t soft_wire_take(struct port *port);
 void soft_wire_tx(struct port *port);
 void soft_wire_rx(struct port *port);
 
+/* Overwrites a random word of one of these ranges, as a hostile other side would. */
+void soft_wire_scribble(uint64_t *random, uint8_t *const *at, const size_t *bytes, uint32_t n);
+/* A sync of each kind with cursors of ours that are right; its answer does not matter. */
+void soft_wire_turn(struct port *port, uint64_t now_us);
+
 /* Memory that is watched while a child runs one instruction at a time. */
 struct soft_step {
     const uint8_t *at[4];

@@ -277,6 +277,38 @@ static void nonsense_in_a_ring_stops_that_port_and_touches_nothing(void)
     close_pipe();
 }
 
+/* Whatever the other side writes, a sync stays within its memory and comes to an end. */
+static void scribbling_breaks_the_pipe_and_nothing_else(void)
+{
+    struct device_config config = {.slots = 16};
+    uint8_t *at[4];
+    size_t bytes[4];
+    uint64_t random = 77;
+    struct pipe_shared *shared;
+
+    open_pipe(&config);
+    shared = ((struct pipe_device *)ends[0]->priv)->shared;
+    for (uint32_t i = 0; i < 2; i++) {
+        struct nm_ring *ring = i ? left->rx : left->tx;
+
+        at[i] = (uint8_t *)ring->slot;
+        bytes[i] = 16 * sizeof(struct nm_slot);
+        at[2 + i] = (uint8_t *)&shared->way[i][0];
+        bytes[2 + i] = sizeof(struct pipe_way);
+    }
+    for (uint64_t step = 0; step < 200000; step++) {
+        soft_wire_scribble(&random, at, bytes, 4);
+        soft_wire_turn(left, step);
+        soft_wire_turn(right, step);
+        if (step % 64 == 0) {
+            CHECK_EQ(left->ops->recover(left), 0);
+        }
+    }
+    CHECK(left->counters->errors > 0);
+    device_close(ends[1]);
+    device_close(ends[0]);
+}
+
 static void buffers_are_conserved_by_random_steps(void)
 {
     struct device_config config = {.slots = 13};
@@ -520,6 +552,8 @@ int main(int argc, char **argv)
         {"a sleeper is woken by frames and by room", a_sleeper_is_woken_by_frames_and_by_room},
         {"nonsense in a ring stops that port and touches nothing",
          nonsense_in_a_ring_stops_that_port_and_touches_nothing},
+        {"scribbling breaks the pipe and nothing else",
+         scribbling_breaks_the_pipe_and_nothing_else},
         {"buffers are conserved by random steps", buffers_are_conserved_by_random_steps},
         {"an end killed anywhere blocks nobody", an_end_killed_anywhere_blocks_nobody},
         {"an exchange torn at any store is completed", an_exchange_torn_at_any_store_is_completed},

@@ -211,6 +211,36 @@ static void frames_of_several_slots_stay_together(void)
     close_switch();
 }
 
+/* Whatever the other side writes, a sync stays within its memory and comes to an end. */
+static void scribbling_breaks_the_switch_and_nothing_else(void)
+{
+    uint8_t *memory[4];
+    size_t bytes[4];
+    uint64_t random = 78;
+
+    open_switch(3, 16);
+    memory[0] = (uint8_t *)port_of(0)->tx->slot;
+    memory[1] = (uint8_t *)port_of(1)->rx->slot;
+    bytes[0] = bytes[1] = 16 * sizeof(struct nm_slot);
+    memory[2] = (uint8_t *)vale_lane_at(vale_of(0), 0, 1);
+    bytes[2] = sizeof(struct vale_lane);
+    memory[3] = (uint8_t *)vale_of(0)->shared->table;
+    bytes[3] = sizeof(vale_of(0)->shared->table) + sizeof(struct vale_side);
+    for (uint64_t step = 0; step < 100000; step++) {
+        soft_wire_scribble(&random, memory, bytes, 4);
+        for (uint32_t i = 0; i < 3; i++) {
+            soft_wire_turn(port_of(i), step);
+        }
+        if (step % 64 == 0) {
+            CHECK_EQ(port_of(0)->ops->recover(port_of(0)), 0);
+        }
+    }
+    CHECK(port_of(0)->counters->errors + port_of(1)->counters->errors > 0);
+    for (uint32_t i = 3; i-- > 0;) {
+        device_close(at[i]);
+    }
+}
+
 static void buffers_are_conserved_by_random_steps(void)
 {
     uint64_t random = 8;
@@ -475,6 +505,8 @@ int main(int argc, char **argv)
         {"a receiver that stands still loses its own frames only",
          a_receiver_that_stands_still_loses_its_own_frames_only},
         {"frames of several slots stay together", frames_of_several_slots_stay_together},
+        {"scribbling breaks the switch and nothing else",
+         scribbling_breaks_the_switch_and_nothing_else},
         {"buffers are conserved by random steps", buffers_are_conserved_by_random_steps},
         {"nonsense in a ring stops that port and touches nothing",
          nonsense_in_a_ring_stops_that_port_and_touches_nothing},
