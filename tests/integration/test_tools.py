@@ -250,6 +250,44 @@ def test_a_lost_owner_ends_a_tool_with_an_error() -> None:
             assert "received 0 frames" in out
 
 
+@pytest.mark.parametrize(
+    ("device", "ours"),
+    [(f"mem:{TAG}{{srv", f"mem:{TAG}}}srv"), (f"vale:{TAG}:srv", f"vale:{TAG}:ours")],
+    ids=["pipe", "switch"],
+)
+def test_a_server_runs_on_a_software_link(device: str, ours: str) -> None:
+    """It answers for its address on the other end, also after its worker was replaced."""
+    with servers.server("--device", device, "--workers", "1", "--ip", "10.9.0.1/24") as server:
+        with rings.open(ours) as port:
+            assert is_at(port)
+            assert server.run("restart", "-n", server.name).returncode == 0
+            wait_for(lambda: server.stats()["shards"][0]["restarts"] > 0)
+            assert is_at(port)
+        with rings.open(ours) as port:
+            assert is_at(port)
+
+
+def is_at(port: rings.RingPort) -> bool:
+    """Somebody answers our ARP request for 10.9.0.1."""
+    head = b"\xff" * 6 + port.mac + bytes.fromhex("0806 0001 0800 0604 0001") + port.mac
+    request = head + bytes([10, 9, 0, 2]) + bytes(6) + bytes([10, 9, 0, 1]) + bytes(18)
+    end = time.monotonic() + PATIENCE_S
+    while time.monotonic() < end:
+        slot = port.tx[0][port.tx[0].cur]
+        slot.buf[: len(request)] = request
+        slot.len = len(request)
+        port.tx[0].give()
+        if port.poll(rings.POLLIN, 0.5):
+            answers = [bytes(slot.data[12:32]) for slot in port.rx[0]]
+            port.rx[0].give(port.rx[0].space)
+            if any(
+                a[:2] == b"\x08\x06" and a[9] == 2 and a[16:] == bytes([10, 9, 0, 1])
+                for a in answers
+            ):
+                return True
+    return False
+
+
 needs_net = pytest.mark.skipif(netns.unavailable() is not None, reason=netns.unavailable() or "")
 
 

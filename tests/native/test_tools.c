@@ -10,6 +10,7 @@
 #include "check.h"
 #include "soft_wire.h"
 #include "tools/frames.h"
+#include "tools/move.h"
 
 enum {
     PATIENCE_MS = 20000,
@@ -458,6 +459,55 @@ static void a_generator_walks_its_ranges(void)
     device_close(device);
 }
 
+/* 600 bytes from one buffer into three of 256, and back into one. */
+static void a_frame_is_cut_to_the_buffers_of_where_it_goes(void)
+{
+    struct device_config large = {.slots = 8};
+    struct device_config small = {.slots = 8, .buf_size = 256};
+    struct device *wide = soft_wire_open(soft_wire_name("mem:t", "{c1"), &large, NULL);
+    struct device *narrow = soft_wire_open(soft_wire_name("mem:t", "{c2"), &small, NULL);
+    struct port *a = &wide->ports[0];
+    struct port *b = &narrow->ports[0];
+    struct mover mover;
+    uint8_t flat[1024];
+
+    for (uint32_t i = 0; i < 600; i++) {
+        nm_ring_buf(a->rx, 0)[i] = (uint8_t)(i * 7);
+    }
+    a->rx->slot[0].len = 600; /* as if it had come */
+    a->rx->tail = 1;
+    mover_init(&mover, a, b, false);
+    CHECK(!mover.swap);
+    CHECK_EQ(move_frame(&mover, 0, 1), MOVE_COPIED);
+    CHECK_EQ(nm_ring_space(b->tx), 4);
+    CHECK_EQ(b->tx->slot[0].len, 256);
+    CHECK_EQ(b->tx->slot[0].flags, NM_MOREFRAG);
+    CHECK_EQ(b->tx->slot[2].len, 88);
+    CHECK_EQ(b->tx->slot[2].flags, 0);
+    for (uint32_t i = 0; i < 3; i++) { /* and now they come */
+        memcpy(nm_ring_buf(b->rx, i), nm_ring_buf(b->tx, i), 256);
+        b->rx->slot[i].len = b->tx->slot[i].len;
+        b->rx->slot[i].flags = b->tx->slot[i].flags;
+    }
+    b->rx->tail = 2;
+    CHECK_EQ(move_frame_slots(b->rx, 0), 0); /* its end is not there yet */
+    b->rx->tail = 3;
+    CHECK_EQ(move_frame_slots(b->rx, 0), 3);
+    mover_init(&mover, b, a, false);
+    CHECK_EQ(move_frame(&mover, 0, 3), MOVE_COPIED);
+    CHECK_EQ(a->tx->slot[0].len, 600);
+    CHECK(memcmp(nm_ring_buf(a->tx, 0), nm_ring_buf(a->rx, 0), 600) == 0);
+    CHECK_EQ(move_flatten(b, 0, 3, flat, sizeof(flat)), 600);
+    CHECK(memcmp(flat, nm_ring_buf(a->rx, 0), 600) == 0);
+    CHECK_EQ(move_flatten(b, 0, 3, flat, 599), 0);
+    mover_init(&mover, a, b, false);
+    CHECK_EQ(move_frame(&mover, 0, 1), MOVE_COPIED);
+    CHECK_EQ(move_frame(&mover, 0, 1), MOVE_NO_ROOM);
+    CHECK_EQ(nm_ring_space(b->tx), 1);
+    device_close(wide);
+    device_close(narrow);
+}
+
 static void what_cannot_be_is_refused_in_a_sentence(void)
 {
     struct ss_tool_options options = options_for(SS_TOOL_GEN, soft_wire_name("mem:t", "{w"), NULL);
@@ -503,6 +553,8 @@ int main(int argc, char **argv)
         {"the hash of a flow is that of its other direction",
          the_hash_of_a_flow_is_that_of_its_other_direction},
         {"a generator walks its ranges", a_generator_walks_its_ranges},
+        {"a frame is cut to the buffers of where it goes",
+         a_frame_is_cut_to_the_buffers_of_where_it_goes},
         {"what cannot be is refused in a sentence", what_cannot_be_is_refused_in_a_sentence},
     };
 
