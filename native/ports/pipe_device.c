@@ -187,7 +187,6 @@ static int add_port(struct device *device, struct pipe_device *pipe, uint32_t ri
                                         .shared = place->side,
                                         .priv = place,
                                         .ring_id = ring,
-                                        .caps = PORT_CAP_RX_TRUSTED,
                                         .wait_fd = pipe->soft.bells[pipe->end],
                                         .bufs = shared->bufs,
                                         .region = pipe->soft.inode};

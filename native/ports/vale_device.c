@@ -155,7 +155,6 @@ static int take_port(struct device *device, struct vale_device *vale, const char
                                      .counters = &vale->side->counters,
                                      .shared = vale->side,
                                      .priv = vale,
-                                     .caps = PORT_CAP_RX_TRUSTED,
                                      .wait_fd = vale->soft.bells[vale->port],
                                      .bufs = vale->bufs,
                                      .region = vale->soft.inode};
