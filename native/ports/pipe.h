@@ -58,8 +58,9 @@ struct pipe_place {
     struct pipe_side *side;
     struct pipe_side *peer;
     struct nm_ring *peer_rx;
-    uint32_t bufs;
+    uint32_t bufs; /* these three as they were at the open: what stands in the ring may change */
     uint32_t buf_size;
+    uint32_t slots;
 };
 
 extern const struct port_ops pipe_port_ops;

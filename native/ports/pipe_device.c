@@ -179,7 +179,8 @@ static int add_port(struct device *device, struct pipe_device *pipe, uint32_t ri
                                  .peer = &shared->side[!pipe->end][ring],
                                  .peer_rx = nm_rx_ring(if_of(pipe, !pipe->end), ring),
                                  .bufs = shared->bufs,
-                                 .buf_size = nm_tx_ring(nifp, ring)->nr_buf_size};
+                                 .buf_size = nm_tx_ring(nifp, ring)->nr_buf_size,
+                                 .slots = nm_tx_ring(nifp, ring)->num_slots};
     device->ports[ring] = (struct port){.ops = &pipe_port_ops,
                                         .rx = nm_rx_ring(nifp, ring),
                                         .tx = nm_tx_ring(nifp, ring),

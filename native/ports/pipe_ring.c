@@ -157,7 +157,8 @@ static int pipe_tx_sync(struct port *port, uint64_t now_us)
     uint32_t filled = place->out->filled;
     int code = 0;
 
-    if (port->tx->head >= port->tx->num_slots || filled >= port->tx->num_slots) {
+    if (port->tx->head >= place->slots || filled >= place->slots ||
+        port->tx->num_slots != place->slots) {
         port->counters->errors++;
         return -EIO;
     }
@@ -205,7 +206,8 @@ static int pipe_rx_sync(struct port *port, uint64_t now_us)
     uint32_t end = atomic_load_explicit(&place->in->published, memory_order_acquire);
 
     (void)now_us;
-    if (rx->head >= rx->num_slots || rx->tail >= rx->num_slots || end >= rx->num_slots) {
+    if (rx->head >= place->slots || rx->tail >= place->slots || end >= place->slots ||
+        rx->num_slots != place->slots) {
         port->counters->errors++;
         return -EIO;
     }

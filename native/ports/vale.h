@@ -66,8 +66,10 @@ struct vale_device {
     struct nm_ring *rx;
     struct nm_ring *tx;
     uint32_t port; /* ours */
+    uint8_t *buf0; /* these four as they were at the open: what stands in the ring may change */
     uint32_t bufs;
     uint32_t buf_size;
+    uint32_t slots;
     uint32_t found; /* this sync's last look-up: its answer, and both addresses */
     uint64_t asked[2];
 };

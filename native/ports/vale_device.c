@@ -147,6 +147,8 @@ static int take_port(struct device *device, struct vale_device *vale, const char
     vale->rx = nm_rx_ring(if_of(vale, vale->port), 0);
     vale->tx = nm_tx_ring(if_of(vale, vale->port), 0);
     vale->buf_size = vale->tx->nr_buf_size;
+    vale->slots = vale->tx->num_slots;
+    vale->buf0 = (uint8_t *)vale->tx + vale->tx->buf_ofs;
     vale_side_recover(vale);
     vale_side_reset(vale);
     device->ports[0] = (struct port){.ops = &vale_port_ops,

@@ -113,7 +113,7 @@ static uint32_t tx_frame_slots(const struct vale_device *vale, bool *bad)
 /* Copies the frame of `n` slots at hwcur into a lane: the cells keep their buffers. */
 static bool copy_frame(struct vale_device *vale, struct vale_lane *lane, uint32_t n)
 {
-    uint8_t *bufs = (uint8_t *)vale->tx + vale->tx->buf_ofs;
+    uint8_t *bufs = vale->buf0;
     uint32_t at = vale->side->tx_hwcur;
 
     if (lane_room(lane) < n) {
@@ -205,8 +205,7 @@ static bool send_frame(struct port *port, uint32_t n, uint64_t now_us)
     struct vale_device *vale = vale_of(port);
     struct vale_shared *shared = vale->shared;
     const struct nm_slot slot = vale->tx->slot[vale->side->tx_hwcur];
-    const uint8_t *frame =
-        (uint8_t *)vale->tx + vale->tx->buf_ofs + (size_t)slot.buf_idx * vale->buf_size;
+    const uint8_t *frame = vale->buf0 + (size_t)slot.buf_idx * vale->buf_size;
     uint32_t up = atomic_load_explicit(&shared->up, memory_order_relaxed);
     uint32_t to;
 
@@ -257,7 +256,8 @@ static int vale_tx_sync(struct port *port, uint64_t now_us)
     struct nm_ring *tx = vale->tx;
     uint64_t frames = 0;
     uint64_t bytes = 0;
-    bool bad = tx->head >= tx->num_slots || vale->side->tx_hwcur >= tx->num_slots;
+    bool bad = tx->head >= vale->slots || vale->side->tx_hwcur >= vale->slots ||
+               tx->num_slots != vale->slots;
 
     vale->asked[0] = vale->asked[1] = 0;
     vale->found = VALE_PORTS;
@@ -378,7 +378,8 @@ static int vale_rx_sync(struct port *port, uint64_t now_us)
     uint32_t first = vale->side->rx_first++;
 
     (void)now_us;
-    if (rx->head >= rx->num_slots || vale->side->rx_filled >= rx->num_slots) {
+    if (rx->head >= vale->slots || vale->side->rx_filled >= vale->slots ||
+        rx->num_slots != vale->slots) {
         port->counters->errors++;
         return -EIO;
     }
