@@ -31,8 +31,8 @@ test-net: ## what needs network namespaces: AF_PACKET, AF_XDP, kernel clients, k
 
 lint: ## ruff, mypy --strict, import contracts, clang-format, tidy
 	@$(BOOTSTRAP) --group test --group lint
-	@$(VENV)/ruff check shardserver orchestrator tools tests bench
-	@$(VENV)/ruff format --check shardserver orchestrator tools tests bench
+	@$(VENV)/ruff check shardserver orchestrator tools tests bench examples
+	@$(VENV)/ruff format --check shardserver orchestrator tools tests bench examples
 	@$(VENV)/mypy
 	@$(VENV)/lint-imports --no-cache
 	@git ls-files 'native/*.[ch]' 'tests/*.[ch]' 'bench/*.[ch]' | xargs $(VENV)/clang-format --dry-run -Werror
@@ -40,8 +40,8 @@ lint: ## ruff, mypy --strict, import contracts, clang-format, tidy
 
 format: ## rewrites the sources in the project's style
 	@$(BOOTSTRAP) --group test --group lint
-	@$(VENV)/ruff check --fix shardserver orchestrator tools tests bench
-	@$(VENV)/ruff format shardserver orchestrator tools tests bench
+	@$(VENV)/ruff check --fix shardserver orchestrator tools tests bench examples
+	@$(VENV)/ruff format shardserver orchestrator tools tests bench examples
 	@git ls-files -co --exclude-standard 'native/*.[ch]' 'tests/*.[ch]' 'bench/*.[ch]' | xargs $(VENV)/clang-format -i
 
 asan: ## the C tests and the fuzz corpus under ASan and UBSan

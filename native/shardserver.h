@@ -173,6 +173,182 @@ const char *ss_phase_name(uint32_t phase);
 const char *ss_service_name(uint32_t index);
 const char *ss_backend_name(uint32_t index);
 
+/* netmap's slot and ring, byte for byte: what ss_rings_ring points to. */
+struct ss_slot {
+    uint32_t buf_idx;
+    uint16_t len;
+    uint16_t flags;
+    uint64_t ptr;
+};
+
+struct ss_ring {
+    int64_t buf_ofs; /* from this ring to buffer 0 */
+    uint32_t num_slots;
+    uint32_t nr_buf_size;
+    uint16_t ringid;
+    uint16_t dir;
+    uint32_t head;
+    uint32_t cur;
+    uint32_t tail;
+    uint32_t flags;
+    uint32_t pad;
+    int64_t ts[2];
+    uint64_t offset_mask;
+    uint64_t buf_align;
+    uint8_t reserved[56];
+    uint8_t sem[128];
+    struct ss_slot slot[];
+};
+
+enum ss_rings_role {
+    SS_RINGS_AUTO = 0,   /* a link if somebody owns that mem: device, else the owner */
+    SS_RINGS_OWNER = 1,  /* opens the device */
+    SS_RINGS_CLIENT = 2, /* attaches to a mem: device */
+};
+
+enum ss_rings_event {
+    SS_RINGS_IN = 1,
+    SS_RINGS_OUT = 2,
+    SS_RINGS_NO_TX = 4, /* POLLIN without sending what is pending (NETMAP_NO_TX_POLL) */
+};
+
+enum ss_rings_hook {
+    SS_HOOK_DOWN = 0,     /* 1: nothing leaves, nothing comes */
+    SS_HOOK_RX_ERROR = 1, /* errno that syncs return; 0: none */
+    SS_HOOK_TX_ERROR = 2,
+    SS_HOOK_LATE = 3, /* TX syncs until a sent slot is free again, 31 at most */
+    SS_HOOKS = 4,
+};
+
+struct ss_rings_info {
+    char name[64];
+    char backend[16];
+    char banner[256];
+    uint32_t rings;
+    uint32_t mtu;
+    uint32_t caps; /* 1: frames begin with a virtio-net header of 12 bytes */
+    uint32_t bufs; /* indices of buffers are below; 0: unknown */
+    uint32_t client;
+    uint8_t mac[6];
+    uint8_t peer_mac[6];
+};
+
+struct ss_rings;
+
+/* Rings for teaching and tools: any backend; mem: from both sides. */
+int32_t ss_rings_open(struct ss_rings **out, const char *spec,
+                      const struct ss_device_options *options, uint32_t role, char *error);
+/* A link of a mem: device that this process has opened itself; close it before the owner. */
+int32_t ss_rings_attach(struct ss_rings **out, struct ss_rings *owner, char *error);
+/* 1: a thread answers for these rings while this one opens another port of the same; 0: no more. */
+int32_t ss_rings_answer(struct ss_rings *rings, uint32_t on);
+int32_t ss_rings_describe(const struct ss_rings *rings, struct ss_rings_info *info);
+void ss_rings_close(struct ss_rings *rings);
+/* The ring in shared memory; NULL: no such ring. */
+struct ss_ring *ss_rings_ring(struct ss_rings *rings, uint32_t index, uint32_t tx);
+/* One ring's sync. 0 or -errno. */
+int32_t ss_rings_sync(struct ss_rings *rings, uint32_t index, uint32_t tx);
+/* poll() on `n` sets: ready[i] gets the events of set i. How many are ready, or -errno. */
+int32_t ss_rings_poll(struct ss_rings *const *rings, const uint32_t *events, uint32_t *ready,
+                      uint32_t n, uint64_t timeout_us);
+/* Rings of the two sets whose buffers may be exchanged: same region, same buffer size. */
+int32_t ss_rings_same_region(const struct ss_rings *a, const struct ss_rings *b);
+/* Test hooks of a ring pair, see enum ss_rings_hook. */
+int32_t ss_rings_hook(struct ss_rings *rings, uint32_t index, uint32_t hook, uint32_t value);
+/* As ss_device_audit; -ENOTSUP for a client. */
+int32_t ss_rings_audit(struct ss_rings *rings);
+
+enum ss_tool_kind {
+    SS_TOOL_SINK = 0,    /* counts UDP datagrams to a port */
+    SS_TOOL_FORWARD = 1, /* UDP datagrams to a port, from port[0] to port[1] */
+    SS_TOOL_BRIDGE = 2,  /* every frame, both ways */
+    SS_TOOL_GEN = 3,
+    SS_TOOL_RECV = 4,
+    SS_TOOL_PING = 5,
+    SS_TOOL_PONG = 6,
+    SS_TOOL_LB = 7, /* port[0] to pipes named after it, by a symmetric hash */
+    SS_TOOL_KINDS = 8,
+};
+
+enum ss_tool_limit {
+    SS_TOOL_PIPES_MAX = 32,
+};
+
+/* `n` consecutive values, taken in turn; 0 is 1. */
+struct ss_tool_range {
+    uint32_t first;
+    uint32_t n;
+};
+
+/* Zero means the default. Addresses in host order. */
+struct ss_tool_options {
+    char port[2][64];
+    uint32_t role[2]; /* enum ss_rings_role */
+    uint32_t kind;
+    uint32_t busy;     /* 1: sync all the time; 0: sleep until something comes */
+    uint32_t udp_port; /* sink, forward: 0 is any */
+    uint32_t rings;    /* of a device that the tool opens */
+    uint32_t slots;
+    uint32_t threads; /* each serves its share of the rings */
+    uint32_t cpu;     /* of the first thread, plus 1; 0: anywhere */
+    uint32_t copy;    /* 1: never exchange buffers */
+    uint32_t size;    /* bytes of a frame, without its checksum */
+    uint32_t burst;   /* frames between two syncs */
+    uint32_t pipes;   /* lb */
+    uint32_t extra;   /* lb: frames kept for pipes that are full */
+    uint64_t count;   /* ends after so many frames */
+    uint64_t rate;    /* frames per second */
+    uint64_t duration_us;
+    struct ss_tool_range src_ip;
+    struct ss_tool_range dst_ip;
+    struct ss_tool_range src_port;
+    struct ss_tool_range dst_port;
+    uint8_t src_mac[6];
+    uint8_t dst_mac[6];
+    uint8_t pad[4];
+};
+
+/* Sums over all threads and rings since the start. */
+struct ss_tool_stats {
+    uint64_t rx_frames;
+    uint64_t rx_bytes;
+    uint64_t rx_batches; /* syncs that brought frames */
+    uint64_t rx_missed;
+    uint64_t tx_frames;
+    uint64_t tx_bytes;
+    uint64_t tx_batches;
+    uint64_t tx_dropped;       /* by the backend: no room, no receiver */
+    uint64_t matched;          /* sink: datagrams to the port; pong, forward: frames sent on */
+    uint64_t dropped;          /* by the tool: nothing of its kind, or unsendable */
+    uint64_t swapped;          /* frames that went on by exchanged buffers */
+    uint64_t copied;           /* frames that were copied */
+    uint64_t lost;             /* ping: no answer within a second */
+    uint64_t syscalls;         /* of the ports */
+    uint64_t started_us;       /* CLOCK_MONOTONIC */
+    uint64_t ended_us;         /* 0: still running */
+    uint64_t pipe_frames[32];  /* lb: to each pipe */
+    uint64_t pipe_dropped[32]; /* lb: for want of room */
+    uint64_t pipe_held_max[32];
+    uint64_t latency[4096]; /* ping: buckets of ss_tool_quantile */
+    int32_t error;          /* -errno of the thread that failed */
+    uint32_t running;       /* threads */
+};
+
+struct ss_tool;
+
+/* Opens the ports. 0 or -errno with a sentence. */
+int32_t ss_tool_open(struct ss_tool **out, const struct ss_tool_options *options, char *error);
+/* What was obtained: port 0 or 1. */
+int32_t ss_tool_describe(const struct ss_tool *tool, uint32_t port, struct ss_rings_info *info);
+/* Its threads run until count, duration or ss_tool_stop. */
+int32_t ss_tool_start(struct ss_tool *tool);
+/* Asks the threads to end, and waits for them. Idempotent. */
+void ss_tool_stop(struct ss_tool *tool);
+int32_t ss_tool_read(const struct ss_tool *tool, struct ss_tool_stats *stats);
+/* Nanoseconds below which the fraction q of ping's round trips lies. */
+uint64_t ss_tool_quantile(const struct ss_tool_stats *stats, double q);
+void ss_tool_close(struct ss_tool *tool);
+
 /* The load client: every byte is derived from (seed, connection, offset) and checked. */
 struct ss_load_options {
     char device[64]; /* mem: name without the prefix; "": kernel sockets */

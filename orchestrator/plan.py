@@ -27,9 +27,11 @@ from shardserver.values import Address, DeviceName
 _NO_RUNG = "run as root, or in a network namespace of your own; --device mem:NAME needs neither"
 MEM_ADDRESS = Address(values.parse_ip("10.77.0.1"), 16)
 NOTHING: Mapping[str, str] = MappingProxyType({})
+# In shared memory: no interface, no address to collide with.
+SOFTWARE = ("mem", "vale")
 HARDWARE_RINGS = frozenset({"netmap", "xdp"})
 # As many rings as are asked for, whatever the interface has.
-SOFTWARE_RINGS = frozenset({"mem", "tap", "pcap", "vde"})
+SOFTWARE_RINGS = frozenset({*SOFTWARE, "tap", "pcap", "vde"})
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def choose_backend(
 
     `refused`: what cannot be opened on this interface, and why.
     """
-    known = (*LADDER, "mem", "tap", "pcap", "vde")
+    known = (*LADDER, *SOFTWARE, "tap", "pcap", "vde")
     if wanted.backend != "auto":
         if wanted.backend in available:
             return wanted.backend, ()
@@ -116,13 +118,13 @@ def _host_side(device: DeviceName, address: Address, topology: Topology) -> tupl
 
 def _address(config: Config, device: DeviceName, topology: Topology) -> Address:
     if config.ip is None:
-        if device.backend == "mem":
+        if device.backend in SOFTWARE:
             return MEM_ADDRESS
         raise UsageError(
             f"{device}: no address for the server",
             "give --ip ADDRESS/PREFIX: one of the interface's network that no host uses",
         )
-    if device.backend != "mem" and config.ip.ip in topology.host_addresses:
+    if device.backend not in SOFTWARE and config.ip.ip in topology.host_addresses:
         raise ConfigInvalidError(
             f"{values.ip_text(config.ip.ip)} is this host's own address: its kernel would "
             "answer the same packets",
@@ -162,6 +164,8 @@ def order_cpus(cpus: Sequence[Cpu], node: int, mode: str) -> tuple[Cpu, ...]:
 def _worker_count(config: Config, device: DeviceName, topology: Topology, cpus: int) -> int:
     if config.workers:
         return config.workers
+    if device.backend == "vale":  # a switch's port has one ring pair
+        return 1
     own_rings = topology.interface is not None and device.backend not in SOFTWARE_RINGS
     rings = len(topology.interface.queues) if topology.interface and own_rings else 64
     return max(1, min(rings, cpus, 64))

@@ -53,6 +53,12 @@ def _host(module: str, name: str) -> Callable[[Any], int]:
     return call
 
 
+def _tools(args: Any) -> int:
+    from shardserver import cli_tools
+
+    return cli_tools.tools(args)
+
+
 # Imported when called: -h and a wrong option need none of it.
 _COMMANDS: dict[str, Callable[[Any], int]] = {
     "start": _start,
@@ -66,6 +72,7 @@ _COMMANDS: dict[str, Callable[[Any], int]] = {
     "nic": _host("shardserver.cli_nic", "nic"),
     "confirm": _host("shardserver.cli_nic", "confirm"),
     "doctor": _host("shardserver.cli_doctor", "doctor_command"),
+    "tools": _tools,
 }
 
 

@@ -19,6 +19,8 @@ shardserver: a TCP server on network-card rings, one pinned worker and stack per
   shardserver devices | doctor       interfaces here, and what keeps them from serving
   shardserver status | stats -w      what runs, and how fast; stop: drain and stop
   shardserver load 10.0.0.1          many verified connections against a server
+  shardserver stop                   drain and stop
+  shardserver tools sink|gen|…       single rings: count, generate, forward, ping, spread
   shardserver COMMAND -h             every option"""
 
 
@@ -151,6 +153,7 @@ def make() -> tuple[Parser, dict[str, Parser]]:
     """The parser, and that of each command."""
     from shardserver import cli_nic_options
     from shardserver.load import add_arguments as add_load_arguments
+    from shardserver.toolbox import add_arguments as add_tool_arguments
 
     parser = Parser(
         prog="shardserver",
@@ -168,6 +171,7 @@ def make() -> tuple[Parser, dict[str, Parser]]:
     add_load_arguments(commands.add_parser("load", help="verified load against a server"))
     _add_demo(commands)
     cli_nic_options.add(commands, _exit_codes())
+    add_tool_arguments(commands.add_parser("tools", help="loops on single rings"))
     return parser, commands.choices
 
 

@@ -3,6 +3,8 @@
 #include "ports/port.h"
 
 extern const struct device_ops mem_device_ops;
+extern const struct device_ops pipe_device_ops; /* mem:NAME{ID, mem:NAME}ID */
+extern const struct device_ops vale_device_ops;
 extern const struct device_ops packet_device_ops;
 extern const struct device_ops xdp_device_ops;
 extern const struct device_ops tap_device_ops;

@@ -14,6 +14,7 @@ static const struct device_ops *const backends[] = {
     &tap_device_ops,    /* a TAP of the host */
     &pcap_device_ops,   /* libpcap, and files */
     &vde_device_ops,    /* a VDE switch */
+    &vale_device_ops,   /* a learning switch in shared memory */
 };
 
 enum {
@@ -33,7 +34,8 @@ static const struct device_ops *find_backend(const char *spec, const char **name
     for (uint32_t i = 0; i < BACKENDS_N && colon; i++) {
         if (strlen(backends[i]->backend) == len && strncmp(spec, backends[i]->backend, len) == 0) {
             *name = colon + 1;
-            return backends[i];
+            return backends[i] == &mem_device_ops && strpbrk(*name, "{}") ? &pipe_device_ops
+                                                                          : backends[i];
         }
     }
     return NULL;

@@ -492,6 +492,8 @@ int faulty_wrap(struct port *port, const char *spec, uint64_t seed, char *error)
     port->tx = faulty->rings.tx;
     port->counters = &faulty->state->counters;
     port->priv = faulty;
+    port->bufs = faulty->rings.bufs;
+    port->region = 0;
     port->caps &= ~(uint32_t)(PORT_CAP_TX_CSUM | PORT_CAP_TX_GSO);
     return 0;
 }

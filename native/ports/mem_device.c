@@ -104,7 +104,8 @@ int mem_port_init(struct port *port, struct mem_device *device, bool server, uin
                           .shared = &shared->side[side],
                           .priv = place,
                           .ring_id = server ? index : 0,
-                          .wait_fd = device->doorbell[side]};
+                          .wait_fd = device->doorbell[side],
+                          .bufs = shared->bufs};
     place->slots = port->tx->num_slots;
     place->buf_size = port->tx->nr_buf_size;
     return 0;

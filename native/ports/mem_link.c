@@ -8,19 +8,20 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "ports/handoff.h"
 #include "ports/mem.h"
 #include "ports/region.h"
 
 enum {
-    FDS_MAX = 2 + PORT_RINGS_MAX, /* memory, the client's bell, the rings' bells */
     EPOLL_LISTEN = UINT32_MAX,
     ATTACH_TRIES = 200, /* of 1 ms each, while a shard may still be at a dead client's lanes */
 };
+
+_Static_assert(2 + PORT_RINGS_MAX <= HANDOFF_FDS_MAX,
+               "memory, the client's bell, the rings' bells");
 
 /* The owner's answer; the descriptors come with it. */
 struct welcome {
@@ -30,16 +31,6 @@ struct welcome {
     uint32_t rings;
     uint64_t bytes;
 };
-
-static socklen_t make_address(struct sockaddr_un *address, const char *name)
-{
-    int n;
-
-    memset(address, 0, sizeof(*address));
-    address->sun_family = AF_UNIX;
-    n = snprintf(address->sun_path + 1, sizeof(address->sun_path) - 1, "shardserver/mem/%s", name);
-    return (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)n);
-}
 
 static int watch(const struct mem_device *device, int fd, uint32_t tag)
 {
@@ -51,7 +42,7 @@ static int watch(const struct mem_device *device, int fd, uint32_t tag)
 int mem_listen(struct mem_device *device, char *error)
 {
     struct sockaddr_un address;
-    socklen_t len = make_address(&address, device->name);
+    socklen_t len = handoff_address(&address, "mem/%s", device->name);
     int code = 0;
 
     device->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
@@ -209,49 +200,17 @@ void mem_link_drop(struct mem_device *device, uint32_t link)
     close_fd(&device->link_fd[link]);
 }
 
-/* Sends the answer with its descriptors; a client that does not take it is closed. */
-static int send_welcome(int fd, const struct welcome *welcome, const int *fds, uint32_t n)
-{
-    struct iovec iov = {.iov_base = (void *)(uintptr_t)welcome, .iov_len = sizeof(*welcome)};
-    union {
-        struct cmsghdr header;
-        char bytes[CMSG_SPACE(sizeof(int) * FDS_MAX)];
-    } control = {0};
-    struct msghdr message = {.msg_iov = &iov, .msg_iovlen = 1};
-    struct cmsghdr *cmsg;
-
-    if (n > 0) {
-        message.msg_control = control.bytes;
-        message.msg_controllen = CMSG_SPACE(sizeof(int) * n);
-        cmsg = CMSG_FIRSTHDR(&message);
-        cmsg->cmsg_level = SOL_SOCKET;
-        cmsg->cmsg_type = SCM_RIGHTS;
-        cmsg->cmsg_len = CMSG_LEN(sizeof(int) * n);
-        memcpy(CMSG_DATA(cmsg), fds, sizeof(int) * n);
-    }
-    return sendmsg(fd, &message, MSG_NOSIGNAL) == sizeof(*welcome) ? 0 : -errno;
-}
-
-static bool peer_allowed(int fd)
-{
-    struct ucred peer;
-    socklen_t len = sizeof(peer);
-
-    return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) == 0 &&
-           (peer.uid == geteuid() || peer.uid == 0);
-}
-
 static int admit(struct mem_device *device, int fd)
 {
     struct mem_shared *shared = device->shared;
     struct welcome welcome = {
         .magic = MEM_MAGIC, .rings = shared->rings, .bytes = device->bytes, .error = -EPERM};
-    int fds[FDS_MAX];
-    int link = peer_allowed(fd) ? mem_link_take(device) : -EPERM;
+    int fds[HANDOFF_FDS_MAX];
+    int link = handoff_peer_allowed(fd) ? mem_link_take(device) : -EPERM;
 
     if (link < 0) {
         welcome.error = link;
-        send_welcome(fd, &welcome, NULL, 0);
+        handoff_send(fd, &welcome, sizeof(welcome), NULL, 0);
         return link;
     }
     welcome.error = 0;
@@ -260,7 +219,7 @@ static int admit(struct mem_device *device, int fd)
     fds[1] = device->doorbell[shared->rings + (uint32_t)link];
     memcpy(fds + 2, device->doorbell, sizeof(int) * shared->rings);
     device->link_fd[link] = fd;
-    if (send_welcome(fd, &welcome, fds, 2 + shared->rings) != 0 ||
+    if (handoff_send(fd, &welcome, sizeof(welcome), fds, 2 + shared->rings) != 0 ||
         watch(device, fd, (uint32_t)link) != 0) {
         mem_link_drop(device, (uint32_t)link);
     }
@@ -303,7 +262,7 @@ struct mem_attachment {
 static int connect_to(const char *name)
 {
     struct sockaddr_un address;
-    socklen_t len = make_address(&address, name);
+    socklen_t len = handoff_address(&address, "mem/%s", name);
     int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
     struct timeval patience = {.tv_sec = 5};
 
@@ -320,29 +279,14 @@ static int connect_to(const char *name)
 }
 
 /* Number of descriptors received, or -errno. */
-static int receive_welcome(int fd, struct welcome *welcome, int fds[FDS_MAX])
+static int receive_welcome(int fd, struct welcome *welcome, int fds[HANDOFF_FDS_MAX])
 {
-    struct iovec iov = {.iov_base = welcome, .iov_len = sizeof(*welcome)};
-    union {
-        struct cmsghdr header;
-        char bytes[CMSG_SPACE(sizeof(int) * FDS_MAX)];
-    } control;
-    struct msghdr message = {.msg_iov = &iov,
-                             .msg_iovlen = 1,
-                             .msg_control = control.bytes,
-                             .msg_controllen = sizeof(control.bytes)};
-    ssize_t got = recvmsg(fd, &message, MSG_CMSG_CLOEXEC);
-    struct cmsghdr *cmsg = got > 0 ? CMSG_FIRSTHDR(&message) : NULL;
-    size_t n = 0;
+    int n = handoff_receive(fd, welcome, sizeof(*welcome), fds);
 
-    if (got != sizeof(*welcome) || welcome->magic != MEM_MAGIC) {
-        return got < 0 ? -errno : -EPROTO;
+    if (n >= 0 && welcome->magic != MEM_MAGIC) {
+        return -EPROTO;
     }
-    if (cmsg && cmsg->cmsg_type == SCM_RIGHTS) {
-        n = (cmsg->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-        memcpy(fds, CMSG_DATA(cmsg), n * sizeof(int));
-    }
-    return welcome->error ? welcome->error : (int)n;
+    return n >= 0 && welcome->error ? welcome->error : n;
 }
 
 static int open_view(struct mem_attachment *attachment, const struct welcome *welcome,
@@ -404,7 +348,7 @@ static void explain(char *error, const char *name, int code)
 static int attach_once(struct mem_attachment *attachment, const char *name)
 {
     struct welcome welcome;
-    int fds[FDS_MAX];
+    int fds[HANDOFF_FDS_MAX];
     int n;
 
     attachment->fd = connect_to(name);
@@ -501,6 +445,11 @@ uint32_t mem_attachment_mtu(const struct mem_attachment *attachment)
 uint32_t mem_attachment_link(const struct mem_attachment *attachment)
 {
     return attachment->link;
+}
+
+int mem_attachment_fd(const struct mem_attachment *attachment)
+{
+    return attachment->fd;
 }
 
 int mem_attachment_alive(struct mem_attachment *attachment)

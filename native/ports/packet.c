@@ -191,7 +191,8 @@ static int open_ring(struct device *device, uint32_t index, const struct device_
                                          .ring_id = index,
                                          .caps = PORT_CAP_VNET_HDR | PORT_CAP_RX_GSO |
                                                  PORT_CAP_TX_CSUM | PORT_CAP_TX_GSO,
-                                         .wait_fd = ring->fd};
+                                         .wait_fd = ring->fd,
+                                         .bufs = ring->rings.bufs};
     return 0;
 }
 

@@ -88,7 +88,9 @@ struct port {
     void *priv;   /* the backend's own, fixed after open */
     uint32_t ring_id;
     uint32_t caps;
-    int wait_fd; /* poll it for POLLIN; -1: none */
+    int wait_fd;     /* poll it for POLLIN; -1: none */
+    uint32_t bufs;   /* a slot's buf_idx is below; 0: unknown */
+    uint64_t region; /* the same in two ports: buffers may be exchanged; 0: see port_same_region */
 };
 
 /* What the caller wants of a device; zero means the backend's default. */
@@ -159,6 +161,8 @@ uint32_t mem_attachment_mtu(const struct mem_attachment *attachment);
 uint32_t mem_attachment_link(const struct mem_attachment *attachment);
 /* 1 while the owner lives. */
 int mem_attachment_alive(struct mem_attachment *attachment);
+/* Readable once the owner is gone; -1: local. */
+int mem_attachment_fd(const struct mem_attachment *attachment);
 void mem_detach(struct mem_attachment *attachment);
 /* Wraps an open port (a client's, say) with faults; the wrapper's rings replace the inner ones. */
 int faulty_wrap(struct port *port, const char *spec, uint64_t seed, char *error);

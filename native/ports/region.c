@@ -1,7 +1,9 @@
 /* Building netmap regions; see region.h. */
 #include "ports/region.h"
 
+#include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum {
@@ -115,4 +117,43 @@ struct nm_if *region_add_if(struct region *region, const char *name, const struc
         nifp->ring_ofs[spec->pairs + 1 + i] = (uint8_t *)ring - start;
     }
     return nifp;
+}
+
+int region_audit_begin(struct region_audit *audit, uint32_t bufs)
+{
+    *audit = (struct region_audit){.seen = calloc(bufs, 1), .bufs = bufs};
+    return audit->seen ? 0 : -ENOMEM;
+}
+
+void region_audit_buf(struct region_audit *audit, uint32_t buf)
+{
+    if (buf < audit->bufs && audit->seen[buf] < UINT8_MAX) {
+        audit->seen[buf]++;
+    }
+}
+
+static void audit_ring(struct region_audit *audit, const struct nm_ring *ring)
+{
+    for (uint32_t i = 0; i < ring->num_slots; i++) {
+        region_audit_buf(audit, ring->slot[i].buf_idx);
+    }
+}
+
+void region_audit_if(struct region_audit *audit, struct nm_if *nifp)
+{
+    for (uint32_t i = 0; i < nifp->tx_rings; i++) {
+        audit_ring(audit, nm_tx_ring(nifp, i));
+        audit_ring(audit, nm_rx_ring(nifp, i));
+    }
+}
+
+int region_audit_end(struct region_audit *audit)
+{
+    int wrong = 0;
+
+    for (uint32_t i = NM_BUF_FIRST; i < audit->bufs; i++) {
+        wrong += audit->seen[i] != 1;
+    }
+    free(audit->seen);
+    return wrong;
 }

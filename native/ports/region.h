@@ -34,3 +34,17 @@ uint32_t region_take_buf(struct region *region);
 /* RX empty, TX free: the state after an open. Buffers stay in their slots. */
 void region_reset_rx(struct nm_ring *ring);
 void region_reset_tx(struct nm_ring *ring);
+
+/* Counting where every buffer is: once each, or something is wrong. */
+struct region_audit {
+    uint8_t *seen;
+    uint32_t bufs;
+};
+
+/* 0 or -ENOMEM. */
+int region_audit_begin(struct region_audit *audit, uint32_t bufs);
+void region_audit_buf(struct region_audit *audit, uint32_t buf);
+/* The slots of all rings. */
+void region_audit_if(struct region_audit *audit, struct nm_if *nifp);
+/* How many were in no or in two places. */
+int region_audit_end(struct region_audit *audit);

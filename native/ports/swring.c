@@ -27,7 +27,8 @@ int swring_create(struct swring *swring, uint32_t slots, uint32_t buf_size, size
                               .bytes = region_size + extra,
                               .rx = nm_rx_ring(nifp, 0),
                               .tx = nm_tx_ring(nifp, 0),
-                              .extra = base + region_size};
+                              .extra = base + region_size,
+                              .bufs = region.bufs};
     return 0;
 }
 

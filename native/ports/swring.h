@@ -9,6 +9,7 @@ struct swring {
     struct nm_ring *rx;
     struct nm_ring *tx;
     void *extra;
+    uint32_t bufs; /* indices are below */
 };
 
 /* 0 or -errno. */

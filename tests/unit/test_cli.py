@@ -16,7 +16,7 @@ from shardserver.errors import UsageError
 
 COMMANDS = (
     "start", "stop", "status", "stats", "restart", "load", "demo",
-    "devices", "doctor", "nic", "confirm",
+    "devices", "doctor", "nic", "confirm", "tools",
 )  # fmt: skip
 
 
@@ -38,7 +38,7 @@ def test_the_bare_command_says_what_to_do(capsys: pytest.CaptureFixture[str]) ->
     code, out, _ = run(capsys)
     assert code == 0
     assert "shardserver demo" in out
-    assert out.count("\n  shardserver ") == 6
+    assert out.count("\n  shardserver ") == 7
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -216,6 +216,12 @@ def test_mem_needs_no_address_and_no_interface() -> None:
     assert (str(made.address), made.ifindex) == ("10.77.0.1/16", 0)
 
 
+def test_a_switchs_port_has_one_worker_and_needs_no_interface() -> None:
+    made = plan.make(settings(device="vale:s:a"), machine(interface=None), ("mem", "vale"))
+    assert [shard.ring for shard in made.shards] == ["vale:s:a-0"]
+    assert (str(made.address), made.ifindex) == ("10.77.0.1/16", 0)
+
+
 def test_cpus_that_are_given_are_used_in_their_order() -> None:
     made = make(machine(), device="mem:x", cpus="6,4", numa="off")
     assert [shard.cpu for shard in made.shards] == [6, 4]
