@@ -4,3 +4,4 @@
 
 extern const struct device_ops mem_device_ops;
 extern const struct device_ops packet_device_ops;
+extern const struct device_ops netmap_device_ops;

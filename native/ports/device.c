@@ -6,7 +6,8 @@
 
 #include "ports/backends.h"
 
-static const struct device_ops *const backends[] = {&mem_device_ops, &packet_device_ops};
+static const struct device_ops *const backends[] = {&mem_device_ops, &packet_device_ops,
+                                                    &netmap_device_ops};
 
 enum {
     BACKENDS_N = sizeof(backends) / sizeof(backends[0]),
@@ -73,8 +74,10 @@ int device_open(struct device **out, const char *spec, const struct device_confi
     int code;
 
     if (!ops || name[0] == '\0' || strlen(spec) >= PORT_NAME_MAX) {
-        snprintf(error, PORT_ERROR_MAX,
-                 "%.64s: not a device: give BACKEND:NAME, with mem or packet as the backend", spec);
+        snprintf(
+            error, PORT_ERROR_MAX,
+            "%.64s: not a device: give BACKEND:NAME, with mem, packet or netmap as the backend",
+            spec);
         return -EINVAL;
     }
     device = calloc(1, sizeof(*device));

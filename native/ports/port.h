@@ -111,8 +111,8 @@ struct device {
     uint32_t rings;
     uint32_t mtu;
     uint8_t mac[6];
-    uint16_t pad;
-    int event_fd; /* for the owner's poll loop: device_event() when readable; -1: none */
+    uint16_t region; /* devices of one number swap buffers by index; 0: shares none */
+    int event_fd;    /* for the owner's poll loop: device_event() when readable; -1: none */
     char banner[PORT_ERROR_MAX]; /* what was obtained, in words: "TPACKET_V2 rx, sendmmsg tx" */
     struct port ports[PORT_RINGS_MAX];
 };
