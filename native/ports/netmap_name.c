@@ -216,11 +216,12 @@ static int take_conf_key(struct parse *parse)
 
 static int take_conf(struct parse *parse)
 {
-    int code;
+    int code = take_conf_key(parse);
 
-    do {
+    while (code == 0 && *parse->at == ',') {
+        parse->at++;
         code = take_conf_key(parse);
-    } while (code == 0 && *parse->at == ',' && *++parse->at);
+    }
     return code;
 }
 
