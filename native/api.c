@@ -96,6 +96,15 @@ int32_t ss_device_audit(struct ss_device *device)
     return device ? device_audit((struct device *)device) : -EINVAL;
 }
 
+int32_t ss_device_leave(struct ss_device *device)
+{
+    if (!device) {
+        return -EINVAL;
+    }
+    device_leave((struct device *)device);
+    return 0;
+}
+
 void ss_device_close(struct ss_device *device)
 {
     if (device) {

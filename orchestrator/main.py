@@ -12,7 +12,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from orchestrator import control, plan, rings, topology
@@ -24,6 +24,7 @@ from orchestrator.telemetry import InstanceInfo
 from shardserver import __version__, affinity, instance, logs, native, privileges, worker
 from shardserver.config import Config
 from shardserver.instance import DeviceLock, InstanceLock, Paths
+from shardserver.values import DeviceName
 
 
 @dataclass(frozen=True)
@@ -155,9 +156,14 @@ class Builder:
                 publisher_endpoint=_endpoint(paths.events),
                 worker_endpoints=[seat.endpoint for seat in self._seats],
                 channel=channel,
-                close_others=lambda: self._close(*parts.listeners),
+                close_others=lambda: self._leave(*parts.listeners),
             )
         )
+
+    def _leave(self, *listeners: socket.socket) -> None:
+        """For `control`, which serves no ring: a device stays taken while anybody holds one."""
+        self._close(*listeners)
+        self._parts.rings.device.leave()
 
 
 def _banner(parts: Parts) -> None:
@@ -227,12 +233,23 @@ def _supervise(stack: ExitStack, parts: Parts, callbacks: Callbacks) -> None:
         logs.get().warning("%d connections were reset", supervisor.aborted)
 
 
+def _netmap_port(wanted: DeviceName) -> topology.NetmapPort:
+    """What the name of a netmap port says of its interface and rings."""
+    name = native.netmap_name(wanted.name)
+    ring = name.ring if name.one_ring else -1
+    return topology.NetmapPort(interface=name.iface, ring=ring, host=name.host)
+
+
 def make_plan(config: Config) -> plan.Plan:
     """What `run` would do on this machine: --dry-run."""
-    name = config.iface or (config.device.name if config.device else "")
-    on_wire = not config.device or config.device.backend != "mem"
-    machine = topology.read(name if on_wire else "")
-    return plan.make(config, machine, native.backend_names())
+    wanted = config.wanted_device
+    port = None
+    name = wanted.name
+    if wanted.backend == "netmap" and name:
+        port = _netmap_port(wanted)
+        name = port.interface
+    machine = topology.read(name if wanted.backend != "mem" else "")
+    return plan.make(config, replace(machine, netmap_port=port), native.backend_names())
 
 
 def run(config: Config, environment: Mapping[str, str], callbacks: Callbacks) -> None:

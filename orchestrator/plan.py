@@ -7,7 +7,7 @@ are more shards than CPUs the order starts again, and the plan says so.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from orchestrator.topology import Cpu, Topology
@@ -44,8 +44,13 @@ class Plan:
     notes: tuple[str, ...] = ()
 
 
-def choose_backend(wanted: DeviceName, available: Sequence[str]) -> tuple[str, tuple[str, ...]]:
-    """The backend, and for "auto" the ladder with a reason for every rung passed over."""
+def choose_backend(
+    wanted: DeviceName, available: Sequence[str], absent: Mapping[str, str]
+) -> tuple[str, tuple[str, ...]]:
+    """The backend, and for "auto" the ladder with a reason for every rung passed over.
+
+    `absent` has the reason for what this build knows and this machine does not have.
+    """
     known = (*LADDER, "mem", "tap", "pcap", "vde")
     if wanted.backend != "auto":
         if wanted.backend in available:
@@ -61,9 +66,9 @@ def choose_backend(wanted: DeviceName, available: Sequence[str]) -> tuple[str, t
         )
     ladder: list[str] = []
     for backend in LADDER:
-        if backend in available:
+        if backend in available and backend not in absent:
             return backend, (*ladder, f"{backend}: taken")
-        ladder.append(f"{backend}: not in this build")
+        ladder.append(f"{backend}: {absent.get(backend, 'not in this build')}")
     raise DeviceUnavailableError(f"{wanted.name}: no backend of this build can open it")
 
 
@@ -128,6 +133,10 @@ def order_cpus(cpus: Sequence[Cpu], node: int, mode: str) -> tuple[Cpu, ...]:
 def _worker_count(config: Config, device: DeviceName, topology: Topology, cpus: int) -> int:
     if config.workers:
         return config.workers
+    if device.backend == "netmap":  # a ring without a worker would keep its frames
+        port = topology.netmap_port
+        whole = topology.interface and not (port and (port.ring >= 0 or port.host))
+        return min(len(topology.interface.queues), 64) if whole and topology.interface else 1
     rings = len(topology.interface.queues) if topology.interface else 64
     return max(1, min(rings, cpus, 64)) if device.backend != "mem" else max(1, min(cpus, 64))
 
@@ -138,13 +147,16 @@ def _place(
     shards = []
     usable = {cpu.id: cpu for cpu in order}
     queues = topology.interface.queues if topology.interface else ()
+    one = topology.netmap_port.ring if topology.netmap_port else -1
     for shard in range(count):
         cpu = order[shard % len(order)]
-        if device.backend in HARDWARE_RINGS and shard < len(queues):
-            bound = queues[shard].irq_cpus
+        queue = max(one, shard)
+        if device.backend in HARDWARE_RINGS and queue < len(queues):
+            bound = queues[queue].irq_cpus
             if len(bound) == 1 and bound[0] in usable:
                 cpu = usable[bound[0]]
-        shards.append(ShardPlan(shard, f"{device}-{shard}", cpu.id, cpu.node))
+        ring = str(device) if one >= 0 else f"{device}-{shard}"
+        shards.append(ShardPlan(shard, ring, cpu.id, cpu.node))
     return tuple(shards)
 
 
@@ -160,10 +172,12 @@ def make(config: Config, topology: Topology, available: Sequence[str]) -> Plan:
             "no device: nothing to open rings on",
             "give --iface eth0, or --device mem:test for a software NIC",
         )
-    backend, ladder = choose_backend(wanted, available)
+    absent = {} if topology.netmap else {"netmap": "no /dev/netmap, its module is not loaded"}
+    backend, ladder = choose_backend(wanted, available, absent)
     device = replace(wanted, backend=backend)
-    if backend != "mem":
-        _check_interface(device.name, backend, topology)
+    port = topology.netmap_port
+    if backend != "mem" and (port is None or port.interface):
+        _check_interface(port.interface if port else device.name, backend, topology)
     node = topology.interface.node if topology.interface else -1
     order = order_cpus(_usable(config, topology), node, config.numa)
     if not order:

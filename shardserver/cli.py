@@ -44,6 +44,12 @@ def _demo(args: Any) -> int:
     return cli_demo.demo_command(args)
 
 
+def _netmap_abi(args: Any) -> int:
+    from shardserver import cli_netmap
+
+    return cli_netmap.netmap_abi(args)
+
+
 # Imported when called: -h and a wrong option need none of it.
 _COMMANDS: dict[str, Callable[[Any], int]] = {
     "start": _start,
@@ -53,6 +59,7 @@ _COMMANDS: dict[str, Callable[[Any], int]] = {
     "restart": _show("restart"),
     "load": _load,
     "demo": _demo,
+    "netmap-abi": _netmap_abi,
 }
 
 

@@ -166,6 +166,12 @@ def make() -> tuple[Parser, dict[str, Parser]]:
     _add_clients(commands)
     add_load_arguments(commands.add_parser("load", help="verified load against a server"))
     _add_demo(commands)
+    netmap = commands.add_parser(
+        "netmap-abi",
+        help="netmap's layouts, and its module's parameters and limits",
+        epilog=_exit_codes(),
+    )
+    netmap.add_argument("--json", action="store_true", help="JSON on standard output")
     return parser, commands.choices
 
 

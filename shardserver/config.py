@@ -72,7 +72,8 @@ _SERVER = (
         _or_none(values.parse_device),
         "",
         "BACKEND:NAME",
-        "packet:eth0, or mem:NAME for a software NIC in shared memory",
+        "packet:eth0; netmap:eth0, netmap:eth0-1, netmap:x{1, vale0:1; or mem:NAME for a software NIC "
+        "in shared memory",
     ),
     Setting(
         "backend",
@@ -80,7 +81,7 @@ _SERVER = (
         values.parse_text,
         "auto",
         "NAME",
-        "auto, packet or mem: how the interface's rings are opened",
+        "auto, netmap, packet or mem: how the interface's rings are opened",
     ),
     Setting(
         "engine", "server", _one_of("native", "picotcp"), "native", "NAME", "TCP/IP stack: native"

@@ -118,6 +118,13 @@ int device_keep_only(struct device *device, uint32_t ring_id)
     return 0;
 }
 
+void device_leave(struct device *device)
+{
+    if (device->ops->leave) {
+        device->ops->leave(device);
+    }
+}
+
 void device_close(struct device *device)
 {
     for (uint32_t i = 0; i < device->rings; i++) {

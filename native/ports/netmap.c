@@ -52,7 +52,10 @@ static void netmap_close(struct device *device)
     device->priv = NULL;
 }
 
-/* A port stays in netmap mode while anybody has one of its descriptors or mappings. */
+/*
+ * A port stays in netmap mode while anybody has one of its descriptors or mappings. The counters
+ * are in a mapping of their own and can be read on.
+ */
 static void netmap_keep_only(struct device *device, uint32_t ring_id)
 {
     struct netmap_device *netmap = device->priv;
@@ -60,7 +63,7 @@ static void netmap_keep_only(struct device *device, uint32_t ring_id)
     for (uint32_t i = 0; i < netmap->rings; i++) {
         if (i != ring_id) {
             close_ring(&netmap->ring[i]);
-            device->ports[i] = (struct port){.wait_fd = -1};
+            device->ports[i] = (struct port){.counters = device->ports[i].counters, .wait_fd = -1};
         }
     }
     netmap_file_close(&netmap->holder);
@@ -69,6 +72,11 @@ static void netmap_keep_only(struct device *device, uint32_t ring_id)
         netmap->promiscuous_fd = -1;
     }
     netmap->extra_n = 0; /* they are the orchestrator's to return */
+}
+
+static void netmap_leave(struct device *device)
+{
+    netmap_keep_only(device, PORT_RINGS_MAX);
 }
 
 static struct netmap_device *netmap_new(const struct netmap_kernel *kernel)
@@ -466,5 +474,6 @@ const struct device_ops netmap_device_ops = {
     .backend = "netmap",
     .open = netmap_open,
     .keep_only = netmap_keep_only,
+    .leave = netmap_leave,
     .close = netmap_close,
 };

@@ -229,7 +229,6 @@ static int port_recover(struct port *port)
     struct netmap_shared *shared = netmap_shared(port);
     int code = 0;
 
-    shared->tx_unsynced = 1;
     if (!netmap_ring(port)->rx_stub) {
         port->rx->cur = port->rx->head; /* killed inside nm_ring_give() */
         shared->rx_head = port->rx->head;

@@ -125,6 +125,7 @@ struct device_ops {
     int (*event)(struct device *device);
     int (*audit)(struct device *device);
     void (*keep_only)(struct device *device, uint32_t ring_id);
+    void (*leave)(struct device *device);
     void (*close)(struct device *device);
 };
 
@@ -141,6 +142,8 @@ void device_close(struct device *device);
 int device_audit(struct device *device);
 /* Closes this process's descriptors of all rings but one. */
 int device_keep_only(struct device *device, uint32_t ring_id);
+/* In a child that serves no ring: lets go of what would keep the device taken. Counters stay. */
+void device_leave(struct device *device);
 /* The backends of this build; NULL beyond the last. */
 const char *device_backend_name(uint32_t index);
 
