@@ -68,7 +68,8 @@ def choose_backend(
     for backend in LADDER:
         if backend in available and backend not in absent:
             return backend, (*ladder, f"{backend}: taken")
-        ladder.append(f"{backend}: {absent.get(backend, 'not in this build')}")
+        why = absent[backend] if backend in available else "not in this build"
+        ladder.append(f"{backend}: {why}")
     raise DeviceUnavailableError(f"{wanted.name}: no backend of this build can open it")
 
 

@@ -72,8 +72,8 @@ _SERVER = (
         _or_none(values.parse_device),
         "",
         "BACKEND:NAME",
-        "packet:eth0; netmap:eth0, netmap:eth0-1, netmap:x{1, vale0:1; or mem:NAME for a software NIC "
-        "in shared memory",
+        "netmap:eth0, netmap:eth0-1, netmap:x{1 or vale0:1; packet:eth0; or mem:NAME for a "
+        "software NIC in shared memory",
     ),
     Setting(
         "backend",

@@ -70,14 +70,8 @@ int netmap_plan_explain(struct device *device, uint32_t mode, int code, char *er
 static int look_at_rings(struct device *device, char *error)
 {
     struct netmap_device *netmap = device->priv;
-    int fd = netmap->kernel->open();
-    int code;
+    int code = find_share(device, error);
 
-    if (fd < 0) {
-        return netmap_explain_open(error, device, fd);
-    }
-    netmap->kernel->close(fd);
-    code = find_share(device, error);
     if (code != 0) {
         return code;
     }
@@ -190,10 +184,23 @@ static int choose_rings(struct device *device, const struct device_config *confi
     return netmap_refuse(error, device, what, -EINVAL);
 }
 
+static int look_at_module(struct device *device, char *error)
+{
+    const struct netmap_device *netmap = device->priv;
+    int fd = netmap->kernel->open();
+
+    if (fd < 0) {
+        return netmap_explain_open(error, device, fd);
+    }
+    netmap->kernel->close(fd);
+    return 0;
+}
+
 int netmap_plan(struct device *device, const struct device_config *config, char *error)
 {
-    int code = look_at_link(device, error);
+    int code = look_at_module(device, error);
 
+    code = code != 0 ? code : look_at_link(device, error);
     code = code != 0 ? code : look_at_rings(device, error);
     return code != 0 ? code : choose_rings(device, config, error);
 }
