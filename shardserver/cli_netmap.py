@@ -82,9 +82,11 @@ def _print_layout(made: dict[str, Any]) -> None:
             print(f"  struct {entry['name']}: {entry['size']} bytes")
 
 
-def _print_module(module: dict[str, Any]) -> None:
+def _print_module(module: dict[str, Any], api: int) -> None:
     limits = module["limits"]
-    print(f"module {module['version'] or 'of unknown version'}")
+    version = module["version"] or "which tells no version"
+    answer = f"answers API {api}" if module["answers"] else "may not be asked"
+    print(f"module netmap, {version}: {answer}")
     print(
         f"  a ring has {limits['ring_slots_max']} slots at most, a port "
         f"{limits['port_rings_max']} rings, all ports {limits['rings_max']} rings, "
@@ -113,7 +115,7 @@ def netmap_abi(args: argparse.Namespace) -> int:
         return error.exit_code if error else 0
     _print_layout(made)
     if made["module"]:
-        _print_module(made["module"])
+        _print_module(made["module"], made["api"])
     if error:
         raise error
     return 0

@@ -84,7 +84,7 @@ def test_with_the_module_its_parameters_and_limits_are_printed(
     monkeypatch.setattr(native, "netmap_adapter", lambda name: "native" if name != "lo" else "")
     assert cli.main(["netmap-abi"]) == 0
     out = capsys.readouterr().out
-    assert "module ABCDEF" in out
+    assert "module netmap, ABCDEF: answers API 14" in out
     assert "a ring has 2288 slots at most, a port 121 rings" in out
     assert "native drivers: igb" in out
     assert "ring_size            36864" in out
