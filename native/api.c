@@ -82,6 +82,7 @@ int32_t ss_device_describe(const struct ss_device *handle, struct ss_device_info
     memcpy(info->mac, device->mac, sizeof(info->mac));
     info->rings = device->rings;
     info->mtu = device->mtu;
+    info->region = device->region;
     info->event_fd = device->event_fd;
     return 0;
 }

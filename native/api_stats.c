@@ -29,6 +29,7 @@ static const struct ss_layout_entry layout[] = {
     FIELD(ss_device_options, seed),
     FIELD(ss_device_options, faults),
     FIELD(ss_device_info, mac),
+    FIELD(ss_device_info, region),
     FIELD(ss_device_info, event_fd),
     FIELD(ss_server_options, mac),
     FIELD(ss_server_options, mtu),

@@ -60,6 +60,7 @@ class DeviceInfo:
     mtu: int
     mac: bytes
     event_fd: int
+    region: int = 0  # devices of one number swap buffers by index; 0: shares none
 
 
 @dataclass(frozen=True)
@@ -296,6 +297,7 @@ class Device:
             mtu=info.mtu,
             mac=bytes(info.mac),
             event_fd=info.event_fd,
+            region=info.region,
         )
 
     def event(self) -> None:

@@ -199,7 +199,7 @@ def parse_cpus(text: str) -> tuple[int, ...]:
 def parse_device(text: str) -> DeviceName:
     """BACKEND:NAME; a VALE port's own name is netmap's."""
     backend, colon, name = text.partition(":")
-    if colon and backend.startswith("vale"):
+    if colon and backend.startswith("vale") and backend != "vale":
         backend, name = "netmap", text
     if not colon or not backend or not re.fullmatch(r"[\x21-\x7e]{1,48}", name):
         raise ValueError("expected BACKEND:NAME such as packet:eth0 or mem:test")

@@ -66,7 +66,6 @@ static const char *busy(const struct netmap_device *netmap)
 int netmap_explain_register(char *error, const struct device *device, uint32_t mode, int code)
 {
     const struct netmap_device *netmap = device->priv;
-    char what[PORT_ERROR_MAX];
 
     switch (code) {
     case -ENXIO:
@@ -96,7 +95,8 @@ int netmap_explain_register(char *error, const struct device *device, uint32_t m
                              "netmap: set its header length to 0",
                              code);
     default:
-        snprintf(what, sizeof(what), "netmap refuses it (%s)", strerror(-code));
-        return netmap_refuse(error, device, what, code);
+        snprintf(error, PORT_ERROR_MAX, "%s: netmap refuses it (%s)", device->name,
+                 strerror(-code));
+        return code;
     }
 }
