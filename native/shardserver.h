@@ -56,7 +56,7 @@ struct ss_device_info {
     uint32_t rings;
     uint32_t mtu;
     uint8_t mac[6];
-    uint16_t region; /* devices of one number swap buffers by index; 0: shares none */
+    uint16_t region;  /* devices of one number swap buffers by index; 0: shares none */
     int32_t event_fd; /* poll for POLLIN, then ss_device_event(); -1: none */
 };
 
