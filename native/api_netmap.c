@@ -90,7 +90,8 @@ int32_t ss_netmap_name(const char *text, struct ss_netmap_name *out, char *error
     memcpy(out->iface, name.iface, sizeof(out->iface));
     out->ring = name.ring;
     out->one_ring = name.mode == NM_MODE_ONE_NIC || name.mode == NM_MODE_ONE_SW;
-    out->host = name.mode == NM_MODE_ONE_SW || name.mode == NM_MODE_SW;
+    out->nic = name.mode != NM_MODE_ONE_SW && name.mode != NM_MODE_SW;
+    out->host = name.mode == NM_MODE_NIC_SW || !out->nic;
     return 0;
 }
 

@@ -179,8 +179,8 @@ struct ss_netmap_name {
     char iface[16]; /* "": the port is on no interface */
     uint32_t ring;
     uint32_t one_ring; /* 1: the name picks this ring alone */
-    uint32_t host;     /* 1: host rings */
-    uint32_t pad;
+    uint32_t nic;      /* 1: NIC rings are among them */
+    uint32_t host;     /* 1: host rings are */
 };
 
 /* 0 where it is unknown: the module is not loaded. */

@@ -237,7 +237,7 @@ def _netmap_port(wanted: DeviceName) -> topology.NetmapPort:
     """What the name of a netmap port says of its interface and rings."""
     name = native.netmap_name(wanted.name)
     ring = name.ring if name.one_ring else -1
-    return topology.NetmapPort(interface=name.iface, ring=ring, host=name.host)
+    return topology.NetmapPort(name.iface, ring, nic=name.nic, host=name.host)
 
 
 def make_plan(config: Config) -> plan.Plan:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from orchestrator.topology import Cpu, Topology
+from orchestrator.topology import Cpu, NetmapPort, Topology
 from shardserver import values
 from shardserver.config import Config
 from shardserver.errors import ConfigInvalidError, DeviceUnavailableError, UsageError
@@ -131,13 +131,20 @@ def order_cpus(cpus: Sequence[Cpu], node: int, mode: str) -> tuple[Cpu, ...]:
     return tuple(entry[3] for entry in sorted(ranked, key=lambda entry: entry[:3]))
 
 
+def _netmap_rings(topology: Topology) -> int:
+    """Each needs a worker, whatever the CPUs: a ring without one would keep its frames."""
+    port = topology.netmap_port or NetmapPort(topology.interface.name if topology.interface else "")
+    if port.ring >= 0 or not topology.interface:
+        return 1
+    nic = len(topology.interface.queues) if port.nic else 0
+    return max(1, min(nic + port.host, 64))  # one host ring, unless the name asks for more
+
+
 def _worker_count(config: Config, device: DeviceName, topology: Topology, cpus: int) -> int:
     if config.workers:
         return config.workers
-    if device.backend == "netmap":  # a ring without a worker would keep its frames
-        port = topology.netmap_port
-        whole = topology.interface and not (port and (port.ring >= 0 or port.host))
-        return min(len(topology.interface.queues), 64) if whole and topology.interface else 1
+    if device.backend == "netmap":
+        return _netmap_rings(topology)
     rings = len(topology.interface.queues) if topology.interface else 64
     return max(1, min(rings, cpus, 64)) if device.backend != "mem" else max(1, min(cpus, 64))
 

@@ -51,7 +51,8 @@ class NetmapPort:
 
     interface: str
     ring: int = -1  # the one that the name picks; -1: all
-    host: bool = False
+    nic: bool = True  # its NIC rings
+    host: bool = False  # its host rings
 
 
 @dataclass(frozen=True)

@@ -454,6 +454,7 @@ class NetmapName:
     iface: str
     ring: int
     one_ring: bool
+    nic: bool
     host: bool
 
 
@@ -496,6 +497,7 @@ def netmap_name(text: str) -> NetmapName:
         iface=ffi.string(out.iface).decode(),
         ring=out.ring,
         one_ring=bool(out.one_ring),
+        nic=bool(out.nic),
         host=bool(out.host),
     )
 

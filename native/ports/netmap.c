@@ -420,6 +420,12 @@ static const char *adapter_of(const struct netmap_device *netmap)
     return admode == 2 || !netmap->link.native ? "emulated adapter" : "native adapter";
 }
 
+/* The kernel hands its frames to host rings only where the NIC's are in netmap mode as well. */
+static bool host_only(const struct netmap_device *netmap)
+{
+    return netmap->name.mode == NM_MODE_SW || netmap->name.mode == NM_MODE_ONE_SW;
+}
+
 static void describe(struct device *device)
 {
     const struct netmap_device *netmap = device->priv;
@@ -427,9 +433,10 @@ static void describe(struct device *device)
 
     snprintf(device->banner, sizeof(device->banner),
              "netmap API %u: %s, %u ring pair%s of %u and %u slots (tx, rx), memory region %u of "
-             "%" PRIu64 " MiB%s%s",
+             "%" PRIu64 " MiB%s%s%s",
              NM_API, adapter_of(netmap), netmap->rings, netmap->rings == 1 ? "" : "s",
              got->tx_slots, got->rx_slots, got->mem_id, got->memsize >> 20,
+             host_only(netmap) ? ", host rings: empty until the NIC's are open as well" : "",
              netmap->promiscuous_fd >= 0 ? ", promiscuous for a MAC of its own" : "",
              netmap->name.kind == NETMAP_NIC && !netmap->link.running ? ", no carrier yet" : "");
 }

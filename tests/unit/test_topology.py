@@ -205,6 +205,15 @@ def test_a_name_that_picks_a_ring_has_one_worker_near_that_rings_irq() -> None:
     assert made.shards == (plan.ShardPlan(0, "netmap:eth0-2", 2, 0),)
 
 
+def test_host_rings_have_a_worker_of_their_own() -> None:
+    both = topology.NetmapPort("eth0", host=True)
+    made = netmap(machine(netmap_port=both), device="netmap:eth0*", ip="10.0.0.2/24")
+    assert len(made.shards) == 4 + 1
+    host = topology.NetmapPort("eth0", nic=False, host=True)
+    made = netmap(machine(netmap_port=host), device="netmap:eth0^", ip="10.0.0.2/24")
+    assert len(made.shards) == 1
+
+
 def test_pipes_and_vale_ports_need_no_interface() -> None:
     port = topology.NetmapPort("")
     for device in ("netmap:x{1", "vale0:1"):
