@@ -186,7 +186,7 @@ static void give_extra_back(struct netmap_device *netmap)
 /* What every descriptor of the device is opened with. */
 static uint64_t flags_of(const struct netmap_device *netmap)
 {
-    return netmap->name.flags | NM_REG_NO_TX_POLL;
+    return netmap->name.flags | (netmap->name.conf.no_tx_poll ? NM_REG_NO_TX_POLL : 0);
 }
 
 static int open_holder(struct device *device, char *error)

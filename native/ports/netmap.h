@@ -24,8 +24,10 @@ struct netmap_shared {
     uint32_t rx_head; /* as last handed to the kernel */
     uint32_t rx_tail; /* slots before this one are checked and counted */
     uint32_t tx_head;
-    uint32_t tx_tail;     /* as the kernel left it; free slots before it are checked */
-    uint32_t tx_unsynced; /* a head was stored, its sync may not have happened */
+    uint32_t tx_tail;      /* as the kernel left it; free slots before it are checked */
+    uint32_t tx_unsynced;  /* a head was stored, its sync may not have happened */
+    uint64_t tx_synced_us; /* when the last one was */
+    uint32_t broken;       /* a slot held nonsense when nobody could be told */
 };
 
 /* One descriptor with its mapping. Process-private, fixed after the open. */

@@ -79,11 +79,12 @@ int netmap_explain_register(char *error, const struct device *device, uint32_t m
     case -EINVAL:
         return netmap_refuse(error, device, invalid(netmap, mode), code);
     case -ENOMEM:
-        return netmap_refuse(error, device,
-                             "netmap's memory is used up: close other ports, shorten the rings "
-                             "(ethtool -G), or raise buf_num, ring_num and if_num in "
-                             "/sys/module/netmap/parameters",
-                             code);
+        return netmap_refuse(
+            error, device,
+            "netmap's memory is used up, or not all in reach of a card with 32-bit "
+            "DMA: close other ports, shorten the rings (ethtool -G), or change "
+            "buf_num, ring_num, if_num in /sys/module/netmap/parameters",
+            code);
     case -EOPNOTSUPP:
         return netmap_refuse(error, device,
                              "admode=1 allows native adapters only, and its driver has none: echo "

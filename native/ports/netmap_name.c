@@ -173,6 +173,7 @@ static const struct conf_key conf_keys[] = {
     {"tx-slots", SLOTS_MAX, BOTH(tx_slots, tx_slots)},
     {"rx-slots", SLOTS_MAX, BOTH(rx_slots, rx_slots)},
     {"extra-bufs", SLOTS_MAX, BOTH(extra_bufs, extra_bufs)},
+    {"no-tx-poll", 1, BOTH(no_tx_poll, no_tx_poll)},
 };
 
 enum {

@@ -6,8 +6,8 @@
  *   iface=NAME[,ring=N|,host=N|,host=all][,flags=xzrtRT][,mem=N][,share=PORT][,KEY=N...]
  *
  * KEY is rings, tx-rings, rx-rings, host-rings, host-tx-rings, host-rx-rings, slots, tx-slots,
- * rx-slots or extra-bufs. Where an interface's own name holds one of - * ^ / @ { }, the longest
- * interface that exists wins; the keywords are never ambiguous.
+ * rx-slots, extra-bufs or no-tx-poll. Where an interface's own name holds one of - * ^ / @ { }, the
+ * longest interface that exists wins; the keywords are never ambiguous.
  */
 #pragma once
 #include "ports/netmap_req.h"
@@ -27,6 +27,7 @@ struct netmap_conf {
     uint32_t host_tx_rings;
     uint32_t host_rx_rings;
     uint32_t extra_bufs;
+    uint32_t no_tx_poll; /* not 0: a poll for frames does not send */
 };
 
 struct netmap_name {

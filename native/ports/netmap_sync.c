@@ -12,6 +12,7 @@
 
 enum {
     TX_FULL_WAIT_MS = 1,
+    TX_AGAIN_US = 50, /* how soon a ring that the driver has not finished with is synced again */
 };
 
 static int broken(const struct port *port)
@@ -106,7 +107,7 @@ int netmap_rx_sync(struct port *port, uint64_t now_us)
         return 0;
     }
     head = ring->head;
-    if (!user_valid(ring, shared->rx_head, shared->rx_tail)) {
+    if (shared->broken || !user_valid(ring, shared->rx_head, shared->rx_tail)) {
         return broken(port);
     }
     shared->rx_head = head;
@@ -141,14 +142,28 @@ static int take_completed(const struct port *port)
     return 0;
 }
 
-/* Nothing new, and room enough: the call would only reclaim, which can wait. */
-static bool tx_may_wait(const struct port *port)
+/* Slots that the kernel has not given back: sent, on their way, or not yet taken by the driver. */
+static uint32_t tx_outstanding(const struct port *port)
+{
+    const struct nm_ring *ring = port->tx;
+
+    return ring->num_slots - 1 - nm_ring_distance(ring, ring->head, netmap_shared(port)->tx_tail);
+}
+
+/*
+ * Nothing new. A driver that took only some of the frames takes the rest at a later sync, and tells
+ * nobody which: so a ring with slots outstanding is synced again, at once if half of it is.
+ */
+static bool tx_may_wait(const struct port *port, uint64_t now_us)
 {
     const struct netmap_shared *shared = netmap_shared(port);
     const struct nm_ring *ring = port->tx;
 
-    return ring->head == shared->tx_head && !shared->tx_unsynced &&
-           nm_ring_distance(ring, ring->head, shared->tx_tail) >= ring->num_slots / 2;
+    if (ring->head != shared->tx_head || shared->tx_unsynced) {
+        return false;
+    }
+    return tx_outstanding(port) == 0 || (tx_outstanding(port) <= ring->num_slots / 2 &&
+                                         now_us - shared->tx_synced_us < TX_AGAIN_US);
 }
 
 /* Checks and counts the frames up to head, then stores that they are the kernel's. */
@@ -179,8 +194,7 @@ int netmap_tx_sync(struct port *port, uint64_t now_us)
     const struct nm_ring *ring = port->tx;
     int code;
 
-    (void)now_us;
-    if (netmap_ring(port)->tx_stub || tx_may_wait(port)) {
+    if (netmap_ring(port)->tx_stub || tx_may_wait(port, now_us)) {
         return 0;
     }
     if (!hand_over(port)) {
@@ -192,12 +206,14 @@ int netmap_tx_sync(struct port *port, uint64_t now_us)
     }
     compiler_barrier();
     shared->tx_unsynced = 0;
+    shared->tx_synced_us = now_us;
     return ring->head == shared->tx_head ? take_completed(port) : broken(port);
 }
 
 /*
- * The worker polls for frames only: asking for room while there is some would never sleep. With a
- * full ring it must not sleep past the room either, so it waits here for both, a little.
+ * The worker polls for frames only: asking for room while there is some would never sleep. That
+ * poll also goes on sending what the driver has not taken, as often as it takes something. With a
+ * full ring the worker must not sleep past the room, so it waits here for both, a little.
  */
 static int port_sleep_arm(struct port *port)
 {
@@ -215,9 +231,13 @@ static int port_sleep_arm(struct port *port)
     return 1;
 }
 
+/* The poll has synced both rings: room that it brought is looked at before anybody writes there. */
 static void port_sleep_disarm(struct port *port)
 {
-    port->counters->syscalls++; /* the poll itself */
+    port->counters->syscalls++;
+    if (!netmap_ring(port)->tx_stub && take_completed(port) != 0) {
+        netmap_shared(port)->broken = 1;
+    }
 }
 
 /*

@@ -55,7 +55,8 @@ struct fake_port {
     uint16_t mem_id;
     uint32_t peer; /* pipes: the other end's index + 1 */
     uint32_t fds;
-    bool slow; /* by the test: TX slots complete one sync later */
+    uint32_t stuck; /* by the test: so many TX syncs in which the driver takes nothing */
+    bool slow;      /* by the test: TX slots complete one sync later */
     struct fake_kring kring[2][FAKE_RINGS_MAX];
 };
 

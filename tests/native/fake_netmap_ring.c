@@ -194,6 +194,10 @@ static void tx_sync(struct fake_port *port, struct fake_kring *kring, const stru
 {
     uint32_t done = port->slow ? kring->hwcur : ring->head;
 
+    if (port->stuck > 0) {
+        port->stuck--;
+        return;
+    }
     send_out(kring, ring);
     kring->hwtail = done == 0 ? kring->slots - 1 : done - 1;
 }

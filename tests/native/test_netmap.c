@@ -150,8 +150,34 @@ static void what_a_poll_brought_is_taken_without_a_sync(void)
     CHECK(fake_end());
 }
 
-/* With NO_TX_POLL a poll for frames sends nothing. */
-static void polling_for_frames_sends_nothing(void)
+/* A poll for frames also sends what is published, unless the name says no-tx-poll. */
+static void a_poll_sends_unless_it_was_asked_not_to(void)
+{
+    static const char *const names[] = {"eth0", "eth0@conf:no-tx-poll=1"};
+
+    for (uint32_t quiet = 0; quiet < 2; quiet++) {
+        struct fake_port *nic;
+        struct device *device;
+        struct port *port;
+        uint8_t frame[FAKE_FRAME_MAX];
+
+        fake_begin();
+        nic = fake_nic("eth0", 1, 1, SLOTS);
+        device = case_port(names[quiet]);
+        port = &device->ports[0];
+        case_send(port, 1, 9);
+        fake_kernel.poll(port->wait_fd, POLLIN, 0);
+        CHECK_EQ(fake_sent(nic, 0, frame), quiet ? 0 : FRAME);
+        CHECK_EQ(port->ops->tx_sync(port, 0), 0);
+        CHECK_EQ(fake_sent(nic, 0, frame), quiet ? FRAME : 0);
+        CHECK_EQ(port->counters->tx_frames, 1);
+        device_close(device);
+        CHECK(fake_end());
+    }
+}
+
+/* A driver that takes nothing at the first sync gets another, though there is nothing new. */
+static void frames_that_the_driver_left_are_offered_again(void)
 {
     struct fake_port *nic;
     struct device *device;
@@ -160,13 +186,21 @@ static void polling_for_frames_sends_nothing(void)
 
     fake_begin();
     nic = fake_nic("eth0", 1, 1, SLOTS);
-    device = case_port("eth0");
+    device = case_port("eth0-0");
     port = &device->ports[0];
+    nic->stuck = 2;
     case_send(port, 1, 9);
-    fake_kernel.poll(port->wait_fd, POLLIN, 0);
+    CHECK_EQ(port->ops->tx_sync(port, 1000), 0);
+    CHECK_EQ(port->ops->tx_sync(port, 1010), 0); /* too soon */
+    CHECK_EQ(nic->stuck, 1);
+    CHECK_EQ(port->ops->tx_sync(port, 1100), 0);
     CHECK_EQ(fake_sent(nic, 0, frame), 0);
-    CHECK_EQ(port->ops->tx_sync(port, 0), 0);
+    CHECK_EQ(port->ops->sleep_arm(port), 0);
+    fake_kernel.poll(port->wait_fd, POLLIN, 0); /* the sleep goes on sending */
+    port->ops->sleep_disarm(port);
     CHECK_EQ(fake_sent(nic, 0, frame), FRAME);
+    CHECK_EQ(nm_ring_space(port->tx), SLOTS - 1);
+    CHECK_EQ(port->counters->tx_frames, 1);
     device_close(device);
     CHECK(fake_end());
 }
@@ -228,6 +262,29 @@ static void a_wild_slot_stops_the_port(void)
     CHECK_EQ(port->counters->errors, 4);
     device_close(device);
     fake_end(); /* the buffers that were overwritten are lost */
+}
+
+/* Room that a sleep's poll brought is looked at before the stack writes into it. */
+static void a_wild_slot_after_a_sleep_stops_the_port(void)
+{
+    struct fake_port *nic;
+    struct device *device;
+    struct port *port;
+
+    fake_begin();
+    nic = fake_nic("eth0", 1, 1, SLOTS);
+    nic->slow = true;
+    device = case_port("eth0-0");
+    port = &device->ports[0];
+    case_send(port, 3, 0);
+    CHECK_EQ(port->ops->tx_sync(port, 0), 0);
+    port->tx->slot[SLOTS - 1].buf_idx = 1 << 30;
+    fake_kernel.poll(port->wait_fd, POLLIN | POLLOUT, 0);
+    port->ops->sleep_disarm(port);
+    CHECK_EQ(port->ops->rx_sync(port, 0), -EIO);
+    port->tx->slot[SLOTS - 1].buf_idx = port->tx->slot[0].buf_idx;
+    device_close(device);
+    fake_end(); /* the buffer that was overwritten is lost */
 }
 
 static void a_ring_without_its_driver_is_gone(void)
@@ -313,10 +370,13 @@ int main(int argc, char **argv)
          an_idle_turn_makes_one_call_for_each_direction_at_most},
         {"what a poll brought is taken without a sync",
          what_a_poll_brought_is_taken_without_a_sync},
-        {"polling for frames sends nothing", polling_for_frames_sends_nothing},
+        {"a poll sends unless it was asked not to", a_poll_sends_unless_it_was_asked_not_to},
+        {"frames that the driver left are offered again",
+         frames_that_the_driver_left_are_offered_again},
         {"a wild head or cur stops the port before the kernel sees it",
          a_wild_head_or_cur_stops_the_port_before_the_kernel_sees_it},
         {"a wild slot stops the port", a_wild_slot_stops_the_port},
+        {"a wild slot after a sleep stops the port", a_wild_slot_after_a_sleep_stops_the_port},
         {"a ring without its driver is gone", a_ring_without_its_driver_is_gone},
         {"one direction has a stub for the other", one_direction_has_a_stub_for_the_other},
         {"the two ends of a pipe swap buffers", the_two_ends_of_a_pipe_swap_buffers},
