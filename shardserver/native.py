@@ -492,14 +492,8 @@ def netmap_name(text: str) -> NetmapName:
     out = ffi.new("struct ss_netmap_name *")
     error = ffi.new("char[]", _ERROR_MAX)
     _raise(lib.ss_netmap_name(text.encode(), out, error), error, text)
-    return NetmapName(
-        port=ffi.string(out.port).decode(),
-        iface=ffi.string(out.iface).decode(),
-        ring=out.ring,
-        one_ring=bool(out.one_ring),
-        nic=bool(out.nic),
-        host=bool(out.host),
-    )
+    port, iface = (ffi.string(text).decode() for text in (out.port, out.iface))
+    return NetmapName(port, iface, out.ring, bool(out.one_ring), bool(out.nic), bool(out.host))
 
 
 def netmap_layout() -> list[LayoutEntry]:
