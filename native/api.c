@@ -83,6 +83,7 @@ int32_t ss_device_describe(const struct ss_device *handle, struct ss_device_info
     memcpy(info->mac, device->mac, sizeof(info->mac));
     info->rings = device->rings;
     info->mtu = device->mtu;
+    info->region = device->region;
     info->event_fd = device->event_fd;
     return 0;
 }
@@ -95,6 +96,15 @@ int32_t ss_device_event(struct ss_device *device)
 int32_t ss_device_audit(struct ss_device *device)
 {
     return device ? device_audit((struct device *)device) : -EINVAL;
+}
+
+int32_t ss_device_leave(struct ss_device *device)
+{
+    if (!device) {
+        return -EINVAL;
+    }
+    device_leave((struct device *)device);
+    return 0;
 }
 
 void ss_device_close(struct ss_device *device)

@@ -57,7 +57,7 @@ struct ss_device_info {
     uint32_t rings;
     uint32_t mtu;
     uint8_t mac[6];
-    uint8_t pad[2];
+    uint16_t region;  /* devices of one number swap buffers by index; 0: shares none */
     int32_t event_fd; /* poll for POLLIN, then ss_device_event(); -1: none */
 };
 
@@ -127,7 +127,7 @@ uint32_t ss_abi_version(void);
 /* Sizes and offsets as the compiler laid them out; returns how many, at most `max` are written. */
 uint32_t ss_layout(struct ss_layout_entry *entries, uint32_t max);
 
-/* Orchestrator, before the fork. Spec: "mem:NAME", "packet:IFACE", "xdp:IFACE[:MODE]". */
+/* Orchestrator, before the fork. Spec: BACKEND:NAME, see ss_backend_name. */
 int32_t ss_device_open(struct ss_device **out, const char *spec,
                        const struct ss_device_options *options, char *error);
 int32_t ss_device_describe(const struct ss_device *device, struct ss_device_info *info);
@@ -136,6 +136,9 @@ int32_t ss_device_describe(const struct ss_device *device, struct ss_device_info
 int32_t ss_device_event(struct ss_device *device);
 /* Buffers of a mem: device that are in no or in two places (0 is right); -ENOTSUP elsewhere. */
 int32_t ss_device_audit(struct ss_device *device);
+/* In a child that serves no ring: closes this process's descriptors and mappings of all of them.
+ * Statistics stay readable. */
+int32_t ss_device_leave(struct ss_device *device);
 void ss_device_close(struct ss_device *device);
 
 /* Maps every arena, the directory, lanes and statistics; the device stays the caller's. */
@@ -348,6 +351,40 @@ int32_t ss_tool_read(const struct ss_tool *tool, struct ss_tool_stats *stats);
 /* Nanoseconds below which the fraction q of ping's round trips lies. */
 uint64_t ss_tool_quantile(const struct ss_tool_stats *stats, double q);
 void ss_tool_close(struct ss_tool *tool);
+/* netmap itself: what `shardserver netmap-abi` prints. */
+struct ss_netmap_name {
+    char port[64];  /* as netmap wants it: "eth0", "eth0{1", "vale0:1" */
+    char iface[16]; /* "": the port is on no interface */
+    uint32_t ring;
+    uint32_t one_ring; /* 1: the name picks this ring alone */
+    uint32_t nic;      /* 1: NIC rings are among them */
+    uint32_t host;     /* 1: host rings are */
+};
+
+/* 0 where it is unknown: the module is not loaded. */
+struct ss_netmap_module {
+    uint64_t ioc_ctrl;
+    uint64_t ioc_txsync;
+    uint64_t ioc_rxsync;
+    uint64_t memory_bytes; /* of region mem_id */
+    uint32_t api;
+    uint32_t mem_id;
+    uint32_t ring_slots_max;  /* in one ring object */
+    uint32_t port_rings_max;  /* of one port, host rings included */
+    uint32_t rings_max;       /* of all ports */
+    uint32_t descriptors_max; /* on all ports */
+    uint32_t bufs_max;
+    uint32_t buf_bytes;
+};
+
+/* The parts of a port's name ("netmap:" left out). 0 or -errno. */
+int32_t ss_netmap_name(const char *text, struct ss_netmap_name *out, char *error);
+/* Our declarations of netmap's structures; returns how many, at most `max` are written. */
+uint32_t ss_netmap_layout(struct ss_layout_entry *entries, uint32_t max);
+/* Numbers of our own in any case; of the module if it answers: else -errno, with a sentence. */
+int32_t ss_netmap_module(struct ss_netmap_module *module, char *error);
+/* 1: the interface's driver is native to netmap; 0: it would be emulated; -errno. */
+int32_t ss_netmap_adapter(const char *iface);
 
 /* The load client: every byte is derived from (seed, connection, offset) and checked. */
 struct ss_load_options {

@@ -26,6 +26,7 @@ from shardserver.config import Config
 from shardserver.errors import TimedOutError
 from shardserver.instance import DeviceLock, InstanceLock, Paths
 from shardserver.nic import changes, policy, probe
+from shardserver.values import DeviceName
 
 
 @dataclass(frozen=True)
@@ -176,9 +177,14 @@ class Builder:
                 publisher_endpoint=_endpoint(paths.events),
                 worker_endpoints=[seat.endpoint for seat in self._seats],
                 channel=channel,
-                close_others=lambda: self._close(*parts.listeners),
+                close_others=lambda: self._leave(*parts.listeners),
             )
         )
+
+    def _leave(self, *listeners: socket.socket) -> None:
+        """For `control`, which serves no ring: a device stays taken while anybody holds one."""
+        self._close(*listeners)
+        self._parts.rings.device.leave()
 
 
 def _banner(parts: Parts) -> None:
@@ -266,11 +272,21 @@ def _supervise(stack: ExitStack, parts: Parts, callbacks: Callbacks) -> None:
         )
 
 
+def _netmap_port(wanted: DeviceName) -> topology.NetmapPort:
+    """What the name of a netmap port says of its interface and rings."""
+    name = native.netmap_name(wanted.name)
+    ring = name.ring if name.one_ring else -1
+    return topology.NetmapPort(name.iface, ring, nic=name.nic, host=name.host)
+
+
 def make_plan(config: Config, refused: Mapping[str, str] = plan.NOTHING) -> plan.Plan:
     """What `run` would do on this machine: --dry-run. `refused`: why a backend did not open it."""
-    name = probe.interface_of(config.wanted_device)
+    wanted = config.wanted_device
+    port = _netmap_port(wanted) if wanted.backend == "netmap" and wanted.name else None
+    name = port.interface if port else probe.interface_of(wanted)
     available = native.backend_names()
-    machine = host.with_channels(topology.read(name), config.channels)
+    machine = replace(topology.read(name), netmap_port=port)
+    machine = host.with_channels(machine, config.channels)
     cannot = {**(host.cannot(name, available) if name else {}), **refused}
     made = plan.make(config, machine, available, cannot)
     if not made.ifindex or not machine.interface:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from orchestrator.topology import Cpu, Topology
+from orchestrator.topology import Cpu, NetmapPort, Topology
 from shardserver import values
 from shardserver.config import Config
 from shardserver.errors import (
@@ -161,9 +161,20 @@ def order_cpus(cpus: Sequence[Cpu], node: int, mode: str) -> tuple[Cpu, ...]:
     return tuple(entry[3] for entry in sorted(ranked, key=lambda entry: entry[:3]))
 
 
+def _netmap_rings(topology: Topology) -> int:
+    """Each needs a worker, whatever the CPUs: a ring without one would keep its frames."""
+    port = topology.netmap_port or NetmapPort(topology.interface.name if topology.interface else "")
+    if port.ring >= 0 or not topology.interface:
+        return 1
+    nic = len(topology.interface.queues) if port.nic else 0
+    return max(1, min(nic + port.host, 64))  # one host ring, unless the name asks for more
+
+
 def _worker_count(config: Config, device: DeviceName, topology: Topology, cpus: int) -> int:
     if config.workers:
         return config.workers
+    if device.backend == "netmap":
+        return _netmap_rings(topology)
     if device.backend == "vale":  # a switch's port has one ring pair
         return 1
     own_rings = topology.interface is not None and device.backend not in SOFTWARE_RINGS
@@ -177,13 +188,16 @@ def _place(
     shards = []
     usable = {cpu.id: cpu for cpu in order}
     queues = topology.interface.queues if topology.interface else ()
+    one = topology.netmap_port.ring if topology.netmap_port else -1
     for shard in range(count):
         cpu = order[shard % len(order)]
-        if device.backend in HARDWARE_RINGS and shard < len(queues):
-            bound = queues[shard].irq_cpus
+        queue = max(one, shard)
+        if device.backend in HARDWARE_RINGS and queue < len(queues):
+            bound = queues[queue].irq_cpus
             if len(bound) == 1 and bound[0] in usable:
                 cpu = usable[bound[0]]
-        shards.append(ShardPlan(shard, f"{device}-{shard}", cpu.id, cpu.node))
+        ring = str(device) if one >= 0 else f"{device}-{shard}"
+        shards.append(ShardPlan(shard, ring, cpu.id, cpu.node))
     return tuple(shards)
 
 
@@ -212,6 +226,8 @@ def make(
         )
     if wanted.backend in ("auto", *available):
         _check_interface(wanted, topology)
+    absent = {} if topology.netmap else {"netmap": "no /dev/netmap, its module is not loaded"}
+    refused = {**absent, **refused}
     backend, ladder = choose_backend(wanted, available, refused)
     device = replace(wanted, backend=backend)
     node = topology.interface.node if topology.interface else -1

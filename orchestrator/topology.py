@@ -46,6 +46,16 @@ class Interface:
 
 
 @dataclass(frozen=True)
+class NetmapPort:
+    """What a netmap port's name says. `interface` is empty for pipes and VALE ports."""
+
+    interface: str
+    ring: int = -1  # the one that the name picks; -1: all
+    nic: bool = True  # its NIC rings
+    host: bool = False  # its host rings
+
+
+@dataclass(frozen=True)
 class Topology:
     """The machine as far as a plan needs it."""
 
@@ -54,6 +64,8 @@ class Topology:
     interfaces: tuple[str, ...]
     interface: Interface | None
     host_addresses: tuple[int, ...]
+    netmap: bool = False  # its kernel module is loaded
+    netmap_port: NetmapPort | None = None
 
 
 def _text(path: Path, default: str = "") -> str:
@@ -176,4 +188,5 @@ def read(interface: str, sysfs: Path = Path("/sys"), proc: Path = Path("/proc"))
         interfaces=netif.names() if sysfs == Path("/sys") else _interfaces(network),
         interface=_interface(sysfs, proc, interface) if interface else None,
         host_addresses=host_addresses(proc),
+        netmap=Path("/dev/netmap").exists(),
     )

@@ -59,6 +59,12 @@ def _tools(args: Any) -> int:
     return cli_tools.tools(args)
 
 
+def _netmap_abi(args: Any) -> int:
+    from shardserver import cli_netmap
+
+    return cli_netmap.netmap_abi(args)
+
+
 # Imported when called: -h and a wrong option need none of it.
 _COMMANDS: dict[str, Callable[[Any], int]] = {
     "start": _start,
@@ -73,6 +79,7 @@ _COMMANDS: dict[str, Callable[[Any], int]] = {
     "confirm": _host("shardserver.cli_nic", "confirm"),
     "doctor": _host("shardserver.cli_doctor", "doctor_command"),
     "tools": _tools,
+    "netmap-abi": _netmap_abi,
 }
 
 

@@ -172,6 +172,12 @@ def make() -> tuple[Parser, dict[str, Parser]]:
     _add_demo(commands)
     cli_nic_options.add(commands, _exit_codes())
     add_tool_arguments(commands.add_parser("tools", help="loops on single rings"))
+    netmap = commands.add_parser(
+        "netmap-abi",
+        help="netmap's layouts, and its module's parameters and limits",
+        epilog=_exit_codes(),
+    )
+    netmap.add_argument("--json", action="store_true", help="JSON on standard output")
     return parser, commands.choices
 
 

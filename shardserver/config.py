@@ -74,7 +74,8 @@ _SERVER = (
         "",
         "BACKEND:NAME",
         "xdp:eth0, xdp:eth0:MODE (zerocopy, copy or generic, also :busy-poll), packet:eth0, "
-        "tap:tap0, pcap:eth0 (or a file: pcap:./x.pcap), vde:/run/sw.ctl, or mem:NAME for a "
+        "netmap:eth0, netmap:eth0-1, netmap:x{1 or vale0:1, tap:tap0, pcap:eth0 (or a file: "
+        "pcap:./x.pcap), vde:/run/sw.ctl, vale:SWITCH:PORT, or mem:NAME for a "
         "software NIC in shared memory",
     ),
     Setting(
@@ -83,7 +84,7 @@ _SERVER = (
         values.parse_text,
         "auto",
         "NAME",
-        "auto, xdp, packet, tap, pcap or mem: how the interface's rings are opened",
+        "auto, netmap, xdp, packet, tap, pcap or mem: how the interface's rings are opened",
     ),
     Setting(
         "engine", "server", _one_of("native", "picotcp"), "native", "NAME", "TCP/IP stack: native"

@@ -221,10 +221,12 @@ def parse_cpus(text: str) -> tuple[int, ...]:
 
 
 def parse_device(text: str) -> DeviceName:
-    """BACKEND:NAME, or an interface's name alone, whose backend is "auto"."""
+    """BACKEND:NAME; an interface's name alone has the backend "auto", a VALE port's netmap."""
     if re.fullmatch(r"[A-Za-z0-9_.-]{1,15}", text):
         return DeviceName("auto", text)
     backend, colon, name = text.partition(":")
+    if colon and backend.startswith("vale") and backend != "vale":
+        backend, name = "netmap", text
     if not colon or not backend or not re.fullmatch(r"[\x21-\x7e]{1,48}", name):
         raise ValueError("expected BACKEND:NAME such as packet:eth0, xdp:eth0:copy or mem:test")
     return DeviceName(backend, name)

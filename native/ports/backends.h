@@ -10,3 +10,4 @@ extern const struct device_ops xdp_device_ops;
 extern const struct device_ops tap_device_ops;
 extern const struct device_ops pcap_device_ops;
 extern const struct device_ops vde_device_ops;
+extern const struct device_ops netmap_device_ops;

@@ -15,6 +15,7 @@ static const struct device_ops *const backends[] = {
     &pcap_device_ops,   /* libpcap, and files */
     &vde_device_ops,    /* a VDE switch */
     &vale_device_ops,   /* a learning switch in shared memory */
+    &netmap_device_ops, /* the netmap kernel module */
 };
 
 enum {
@@ -131,6 +132,13 @@ int device_keep_only(struct device *device, uint32_t ring_id)
         device->ops->keep_only(device, ring_id);
     }
     return 0;
+}
+
+void device_leave(struct device *device)
+{
+    if (device->ops->leave) {
+        device->ops->leave(device);
+    }
 }
 
 void device_close(struct device *device)

@@ -115,8 +115,8 @@ struct device {
     uint32_t rings;
     uint32_t mtu;
     uint8_t mac[6];
-    uint16_t pad;
-    int event_fd; /* for the owner's poll loop: device_event() when readable; -1: none */
+    uint16_t region; /* devices of one number swap buffers by index; 0: shares none */
+    int event_fd;    /* for the owner's poll loop: device_event() when readable; -1: none */
     char banner[PORT_ERROR_MAX]; /* what was obtained, in words: "TPACKET_V2 rx, sendmmsg tx" */
     struct port ports[PORT_RINGS_MAX];
 };
@@ -130,6 +130,7 @@ struct device_ops {
     int (*event)(struct device *device);
     int (*audit)(struct device *device);
     void (*keep_only)(struct device *device, uint32_t ring_id);
+    void (*leave)(struct device *device);
     void (*close)(struct device *device);
 };
 
@@ -146,6 +147,8 @@ void device_close(struct device *device);
 int device_audit(struct device *device);
 /* Closes this process's descriptors of all rings but one. */
 int device_keep_only(struct device *device, uint32_t ring_id);
+/* In a child that serves no ring: lets go of what would keep the device taken. Counters stay. */
+void device_leave(struct device *device);
 /* The backends of this build; NULL beyond the last. */
 const char *device_backend_name(uint32_t index);
 

@@ -21,6 +21,7 @@ LADDER = ("netmap", "xdp", "packet")
 OTHER = {
     "mem": "a software NIC of its own: --device mem:NAME",
     "tap": "makes an interface of its own: --device tap:NAME",
+    "vale": "a software switch: --device vale:SWITCH:PORT",
     "vde": "a switch's socket: --device vde:PATH",
 }
 TAKEN = "a shardserver has it"

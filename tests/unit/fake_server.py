@@ -86,6 +86,8 @@ class FakeDevice:
 
     def event(self) -> None: ...
 
+    def leave(self) -> None: ...
+
 
 def run(directory: Path, argv: list[str]) -> int:
     """`shardserver start` over the fake."""

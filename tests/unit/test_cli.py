@@ -70,7 +70,7 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         (["start", "lo", "--iface", "eth0"], 2, "error: iface is given twice"),
         (["start", "--device", "mem:x", "--iface", "lo"], 78, "error: --iface lo and --device"),
         (["start", "--device", "netmap:lo", "--ip", "10.0.0.9"], 6,
-         "error: netmap:lo: the backend netmap is not in this build"),
+         "error: netmap:lo: no /dev/netmap"),
         (["start", "--iface", "nosuch0", "--ip", "10.0.0.9"], 6,
          "error: nosuch0: this network namespace has no interface nosuch0"),
         (["start", "-c", "/nonexistent.toml"], 78, "error: /nonexistent.toml: cannot be read"),

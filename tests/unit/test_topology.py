@@ -117,7 +117,9 @@ def test_cores_come_before_siblings_and_near_before_far() -> None:
 
 
 def test_a_hardware_ring_runs_where_its_irq_is() -> None:
-    made = plan.make(settings(iface="eth0", ip="10.0.0.5/24"), machine(), ("mem", "netmap"))
+    made = plan.make(
+        settings(iface="eth0", ip="10.0.0.5/24"), machine(netmap=True), ("mem", "netmap")
+    )
     assert [(shard.ring, shard.cpu) for shard in made.shards] == [
         (f"netmap:eth0-{queue}", queue) for queue in range(4)
     ]
@@ -308,3 +310,51 @@ def test_a_tap_has_as_many_queues_as_workers_whatever_it_had() -> None:
     made = plan.make(settings(device="tap:eth0", ip="10.0.0.5/24"), machine(cpus=8, queues=1), ALL)
     assert len(made.shards) == 8
     assert not any("queues for" in note for note in made.notes)
+
+
+def netmap(
+    topology: Topology, available: tuple[str, ...] = (*AVAILABLE, "netmap"), **flags: object
+):
+    return plan.make(settings(**flags), topology, available)
+
+
+def test_auto_takes_netmap_where_its_module_is_loaded() -> None:
+    with_module = netmap(machine(netmap=True), iface="eth0", ip="10.0.0.2/24")
+    assert with_module.device.backend == "netmap"
+    without = netmap(machine(), iface="eth0", ip="10.0.0.2/24")
+    assert without.device.backend == "packet"
+    assert without.ladder[0] == "netmap: no /dev/netmap, its module is not loaded"
+
+
+def test_netmap_has_a_worker_for_each_ring_even_beyond_the_cpus() -> None:
+    made = netmap(machine(cpus=2, queues=4), device="netmap:eth0", ip="10.0.0.2/24")
+    assert [shard.ring for shard in made.shards] == [f"netmap:eth0-{n}" for n in range(4)]
+
+
+def test_a_name_that_picks_a_ring_has_one_worker_near_that_rings_irq() -> None:
+    port = topology.NetmapPort("eth0", ring=2)
+    made = netmap(machine(netmap_port=port), device="netmap:eth0-2", ip="10.0.0.2/24")
+    assert made.shards == (plan.ShardPlan(0, "netmap:eth0-2", 2, 0),)
+
+
+def test_host_rings_have_a_worker_of_their_own() -> None:
+    both = topology.NetmapPort("eth0", host=True)
+    made = netmap(machine(netmap_port=both), device="netmap:eth0*", ip="10.0.0.2/24")
+    assert len(made.shards) == 4 + 1
+    host = topology.NetmapPort("eth0", nic=False, host=True)
+    made = netmap(machine(netmap_port=host), device="netmap:eth0^", ip="10.0.0.2/24")
+    assert len(made.shards) == 1
+
+
+def test_pipes_and_vale_ports_need_no_interface() -> None:
+    port = topology.NetmapPort("")
+    for device in ("netmap:x{1", "vale0:1"):
+        made = netmap(machine(interface=None, netmap_port=port), device=device, ip="10.0.0.2/24")
+        assert made.device.backend == "netmap"
+        assert len(made.shards) == 1
+
+
+def test_a_netmap_port_on_no_such_interface_names_the_interface() -> None:
+    port = topology.NetmapPort("eth9", ring=0)
+    with pytest.raises(DeviceUnavailableError, match="no interface eth9"):
+        netmap(machine(interface=None, netmap_port=port), device="netmap:eth9-0", ip="10.0.0.2/24")
