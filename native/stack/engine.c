@@ -98,6 +98,11 @@ static void input_other(struct stack *stack, struct frame *frame)
     }
 }
 
+void engine_settle(struct stack *stack, struct frame *frame)
+{
+    settle(stack, frame);
+}
+
 void engine_input(struct stack *stack, struct frame *frames, uint32_t n)
 {
     ENSURE(frames == stack->frames);
@@ -163,6 +168,11 @@ static void output_replies(struct stack *stack)
     /* sending may have queued questions for neighbours: they go next turn */
     memmove(stack->replies, stack->replies + n, (stack->replies_n - n) * sizeof(struct reply));
     stack->replies_n -= n;
+}
+
+void engine_send_replies(struct stack *stack)
+{
+    output_replies(stack);
 }
 
 void engine_output(struct stack *stack)

@@ -186,6 +186,7 @@ void server_worker_init(struct server *server, uint32_t shard, struct worker *wo
                                    .stats = &server->stats[shard],
                                    .arena = server->arenas[shard],
                                    .services = service_table,
+                                   .engine = server->engine,
                                    .shard = shard};
 }
 

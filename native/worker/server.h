@@ -10,6 +10,8 @@ struct server {
     struct cluster cluster;
     struct device *device;
     uint32_t spin_us;
+    const struct engine_ops *engine; /* NULL: native */
+    char engine_banner[PORT_NAME_MAX];
     struct stats_page *stats; /* one per shard */
     size_t stats_bytes;
     void *shared; /* directory, neighbours, lanes, sleeping words */
