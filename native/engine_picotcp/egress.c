@@ -1,6 +1,8 @@
 /*
  * From picoTCP to a TX slot: the peer's port is put back, and what the frame tells (the number that
- * picoTCP acknowledges, how far it has sent, its FIN) is noted for the filter.
+ * picoTCP acknowledges, how far it has sent, its FIN) is noted for the filter. After a
+ * retransmission picoTCP's SND.NXT may stay behind what was acknowledged, and its ACKs, FIN and RST
+ * would carry that: they are given the right number here.
  */
 #include <arpa/inet.h>
 #include <string.h>
@@ -66,6 +68,31 @@ static uint16_t checksum_changed(uint16_t check, uint16_t from, uint16_t to)
     return (uint16_t)~(uint16_t)((sum & 0xffff) + (sum >> 16));
 }
 
+/* The number that a segment without bytes has to carry. */
+static uint32_t right_seq(struct picotcp_conn *own, const struct wire_tcp *tcp)
+{
+    uint32_t seq = ntohl(tcp->seq);
+
+    if (tcp->flags & TCP_FIN) {
+        own->fin_ack = seq + 1; /* what picoTCP waits for */
+        return own->snd_put;
+    }
+    if ((tcp->flags & TCP_RST) || tcp->flags == TCP_ACK) {
+        return own->snd_max;
+    }
+    return seq;
+}
+
+static void set_seq(struct wire_tcp *tcp, uint32_t seq)
+{
+    uint32_t was = tcp->seq;
+
+    seq = htonl(seq);
+    tcp->check = checksum_changed(tcp->check, (uint16_t)was, (uint16_t)seq);
+    tcp->check = checksum_changed(tcp->check, (uint16_t)(was >> 16), (uint16_t)(seq >> 16));
+    tcp->seq = seq;
+}
+
 /* Restores the peer's port in the slot's copy; false: the frame is of nobody's. */
 static bool restore(struct picotcp *engine, uint8_t *buf, uint32_t len)
 {
@@ -73,6 +100,7 @@ static bool restore(struct picotcp *engine, uint8_t *buf, uint32_t len)
     struct wire_ipv4 ip;
     struct wire_tcp tcp;
     uint32_t header;
+    uint32_t payload;
     uint32_t conn;
     uint16_t port;
 
@@ -86,7 +114,11 @@ static bool restore(struct picotcp *engine, uint8_t *buf, uint32_t len)
     if (conn == NONE || header > ntohs(ip.total_len)) {
         return false;
     }
-    note(engine, conn, &tcp, ntohs(ip.total_len) - header);
+    payload = ntohs(ip.total_len) - header;
+    if (payload == 0 && engine->stack->hot[conn].state != CONN_SYN_RCVD) {
+        set_seq(&tcp, right_seq(&engine->conns[conn], &tcp));
+    }
+    note(engine, conn, &tcp, payload);
     port = engine->stack->hot[conn].tuple.rport;
     tcp.check = checksum_changed(tcp.check, tcp.dst_port, port);
     tcp.dst_port = port;

@@ -41,6 +41,12 @@ static uint16_t alias_of(uint32_t conn)
     return htons((uint16_t)(conn + 1));
 }
 
+/* picoTCP may have a number of its own for its FIN. */
+static uint32_t ack_for(const struct picotcp_conn *own, const struct segment *seg)
+{
+    return (own->flags & OWN_FIN_OUT) && seg->ack == own->snd_max ? own->fin_ack : seg->ack;
+}
+
 static const struct listener *find_listener(const struct stack *stack, uint16_t tcp_port)
 {
     for (uint32_t i = 0; i < stack->config->listeners_n; i++) {
@@ -216,6 +222,7 @@ static enum verdict take_old(struct picotcp *engine, uint32_t conn, const struct
     struct picotcp_conn *own = &engine->conns[conn];
     struct scrubbed what = {.remote_port = alias_of(conn),
                             .flags = TCP_ACK,
+                            .ack = ack_for(own, seg),
                             .seq = own->rcv_nxt,
                             .off = seg->off};
 
@@ -235,13 +242,15 @@ static enum verdict feed_text(struct picotcp *engine, uint32_t conn, const struc
 {
     struct picotcp_conn *own = &engine->conns[conn];
     const struct conn_hot *hot = &engine->stack->hot[conn];
+    bool done = own->flags & OWN_PEER_DONE; /* only its ACKs count */
     uint32_t skip = seq_lt(seg->seq, own->rcv_nxt) ? own->rcv_nxt - seg->seq : 0;
     struct scrubbed what = {.remote_port = alias_of(conn),
                             .flags = TCP_ACK,
-                            .seq = seg->seq + skip,
+                            .ack = ack_for(own, seg),
+                            .seq = done ? own->rcv_nxt : seg->seq + skip,
                             .off = seg->off + skip,
                             .len = seg->len - min_u32(skip, seg->len)};
-    bool fin = seg->flags & TCP_FIN;
+    bool fin = (seg->flags & TCP_FIN) && !done;
     bool fed = true;
 
     if (what.len > 0 || !fin || hot->state == CONN_SYN_RCVD) {
@@ -291,7 +300,7 @@ static enum verdict open_segment(struct picotcp *engine, uint32_t conn, const st
         return take_old(engine, conn, seg, options);
     }
     if (seq_gt(seg->seq, own->rcv_nxt + PICOTCP_BUFFER) ||
-        ((own->flags & OWN_PEER_DONE) && end != own->rcv_nxt)) {
+        ((own->flags & OWN_PEER_DONE) && seg->len > 0)) {
         picotcp_ack(engine, conn);
         return VERDICT_tcp_out_of_window;
     }

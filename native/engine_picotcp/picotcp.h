@@ -44,6 +44,7 @@ struct picotcp_conn {
     uint32_t snd_edge; /* right edge of the peer's window */
     uint32_t snd_put;  /* behind what was written into picoTCP */
     uint32_t snd_max;  /* behind what has left */
+    uint32_t fin_ack;  /* picoTCP's number for the ACK of our FIN; see egress.c */
     uint16_t window;   /* as picoTCP advertised it last */
     uint16_t mss;      /* the peer's */
     uint8_t wscale;    /* the peer's */

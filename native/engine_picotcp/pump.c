@@ -58,6 +58,7 @@ static void write_some(struct picotcp *engine, uint32_t conn)
     struct stack *stack = engine->stack;
     struct picotcp_conn *own = &engine->conns[conn];
     struct conn_active *active = active_touch(stack, stack->hot[conn].active);
+    bool full = active->snd.bytes >= stack->config->snd_buf;
     uint32_t room;
 
     while (active->snd.bytes > 0 && (room = allowance(own)) > 0) {
@@ -72,6 +73,9 @@ static void write_some(struct picotcp *engine, uint32_t conn)
         queue_drop(stack, &active->snd, (uint32_t)done);
         own->snd_put += (uint32_t)done;
         engine->fed++;
+        if (full) { /* its service waits for room */
+            conn_mark_ready(stack, conn);
+        }
     }
 }
 

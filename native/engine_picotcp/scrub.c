@@ -172,7 +172,7 @@ uint32_t scrub_write(const struct stack *stack, const struct segment *seg,
     struct wire_tcp tcp = {.src_port = what->remote_port,
                            .dst_port = seg->frame->tuple.lport,
                            .seq = htonl(what->seq),
-                           .ack = what->flags & TCP_ACK ? htonl(seg->ack) : 0,
+                           .ack = htonl(what->ack),
                            .data_off = (uint8_t)(header / 4 << 4),
                            .flags = what->flags,
                            .window = UINT16_MAX}; /* we keep to the peer's window: see pump.c */

@@ -29,6 +29,7 @@ struct scrubbed {
     uint16_t remote_port; /* in place of the peer's */
     uint8_t flags;
     uint32_t seq;
+    uint32_t ack;
     uint32_t off; /* of the payload, within the received frame */
     uint32_t len;
     bool sums; /* the checksum must be right */
