@@ -94,6 +94,7 @@ def _instance_info(parts: Parts) -> InstanceInfo:
         address=str(parts.plan.address),
         services=[str(service) for service in parts.config.services],
         started=time.time(),
+        engine_version=parts.rings.server.engine,
     )
 
 
@@ -171,7 +172,7 @@ def _banner(parts: Parts) -> None:
         __version__,
         info.name,
         info.banner,
-        parts.config.engine,
+        parts.rings.server.engine,
         len(shards),
         "s" * (len(shards) > 1),
         cpus,

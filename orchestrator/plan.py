@@ -150,10 +150,6 @@ def _place(
 
 def make(config: Config, topology: Topology, available: Sequence[str]) -> Plan:
     """Decides; raises what the user has to change."""
-    if config.engine != "native":
-        raise DeviceUnavailableError(
-            f"the engine {config.engine} is not in this build", "give --engine native"
-        )
     wanted = config.wanted_device
     if not wanted.name:
         raise UsageError(

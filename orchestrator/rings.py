@@ -54,6 +54,7 @@ def server_options(plan: Plan, config: Config) -> native.ServerOptions:
         retries_max=config.retries_max,
         nagle=int(config.nagle),
         spin_us=config.spin,
+        engine=config.engine,
         services=tuple((service.name, service.tcp_port) for service in config.services),
     )
 

@@ -83,7 +83,12 @@ _SERVER = (
         "auto, packet or mem: how the interface's rings are opened",
     ),
     Setting(
-        "engine", "server", _one_of("native", "picotcp"), "native", "NAME", "TCP/IP stack: native"
+        "engine",
+        "server",
+        _one_of("native", "picotcp"),
+        "native",
+        "NAME",
+        "TCP/IP stack: native, or picotcp (make picotcp builds it)",
     ),
     Setting(
         "workers",

@@ -68,11 +68,24 @@ static int start(struct picotcp *engine)
     return error;
 }
 
+/* The one that was opened before the fork, or one more copy. */
+static int take_library(struct picotcp *engine)
+{
+    struct picotcp_library *given = engine->stack->engine_library;
+    char sentence[PORT_ERROR_MAX];
+
+    if (given && given->handle) {
+        engine->library = *given;
+        *given = (struct picotcp_library){.fd = -1};
+        return 0;
+    }
+    return picotcp_library_open(&engine->library, sentence, sizeof(sentence));
+}
+
 static int open_engine(struct stack *stack)
 {
     struct picotcp *engine = calloc(1, sizeof(*engine));
     uint32_t conns = stack->config->conns_max;
-    char sentence[PORT_ERROR_MAX];
     int error = 0;
 
     if (!engine) {
@@ -88,7 +101,7 @@ static int open_engine(struct stack *stack)
     } else if (getrandom(engine->key, sizeof(engine->key), 0) < 0) {
         error = -errno;
     } else {
-        error = picotcp_library_open(&engine->library, sentence, sizeof(sentence));
+        error = take_library(engine);
     }
     engine->api = engine->library.api;
     error = error ? error : start(engine);

@@ -152,6 +152,7 @@ struct stack {
     struct frame frames[BURST_MAX + 1]; /* one more: the frame after may be looked at */
     const struct engine_ops *engine; /* NULL: the native one, called directly */
     void *engine_state;              /* the other one's own */
+    void *engine_library;            /* opened for it before privileges were dropped; or NULL */
 };
 
 /* A free TX slot's buffer at the Ethernet header, or NULL when the ring is full. */
