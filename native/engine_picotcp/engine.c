@@ -143,8 +143,8 @@ static void input(struct stack *stack, struct frame *frames, uint32_t n)
 {
     struct picotcp *engine = picotcp_of(stack);
 
-    tx_begin(stack);
     engine->pings = 0;
+    engine_begin(stack);
     for (uint32_t i = 0; i < n; i++) {
         if (frames[i].verdict == VERDICT_NONE) {
             frames[i].verdict = (uint8_t)picotcp_take(engine, &frames[i]);

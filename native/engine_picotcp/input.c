@@ -60,8 +60,7 @@ static const struct listener *find_listener(const struct stack *stack, uint16_t 
 /* The claim of a SYN that opens nothing goes back. */
 static enum verdict refuse(struct stack *stack, const struct frame *frame, enum verdict verdict)
 {
-    stack->clear_hash = frame->hash;
-    stack->clear_pending = true;
+    stack_clear_later(stack, frame->hash);
     return verdict;
 }
 
@@ -100,11 +99,10 @@ static enum verdict open_passive(struct picotcp *engine, const struct segment *s
 {
     struct stack *stack = engine->stack;
     const struct frame *frame = seg->frame;
-    uint32_t conn = conn_alloc(stack);
+    uint32_t conn = conn_open(stack, frame->hash);
     struct conn_hot *hot;
 
-    if (conn == NONE || !flow_insert(stack, conn, frame->hash)) {
-        undo_rollback(&stack->arena);
+    if (conn == NONE) {
         return refuse(stack, frame, VERDICT_tcp_table_full);
     }
     hot = &stack->hot[conn];

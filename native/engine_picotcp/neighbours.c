@@ -52,12 +52,13 @@ static void tell(struct picotcp *engine, uint32_t ip, const uint8_t mac[6])
 bool picotcp_neighbour(struct picotcp *engine, uint32_t ip)
 {
     uint32_t *place = place_of(engine, ip);
-    uint8_t mac[6];
+    const uint8_t *mac;
 
     if (*place == ip) {
         return true;
     }
-    if (engine->neighbours_n == PICOTCP_NEIGHBOURS_MAX || !arp_resolve(engine->stack, ip, mac)) {
+    mac = engine->neighbours_n < PICOTCP_NEIGHBOURS_MAX ? arp_resolve(engine->stack, ip) : NULL;
+    if (!mac) {
         return false;
     }
     *place = ip;
@@ -79,14 +80,17 @@ void picotcp_arp(struct picotcp *engine, const struct frame *frame)
 void picotcp_arp_asked(struct picotcp *engine, const uint8_t *frame, uint32_t len)
 {
     struct wire_arp arp;
-    uint8_t mac[6];
+    const uint8_t *mac;
 
     if (len < ETH_HDR_LEN + ARP_LEN) {
         return;
     }
     memcpy(&arp, frame + ETH_HDR_LEN, sizeof(arp));
-    if (arp.oper == htons(ARP_REQUEST) && *place_of(engine, arp.tpa) == arp.tpa &&
-        arp_resolve(engine->stack, arp.tpa, mac)) {
+    if (arp.oper != htons(ARP_REQUEST) || *place_of(engine, arp.tpa) != arp.tpa) {
+        return;
+    }
+    mac = arp_resolve(engine->stack, arp.tpa);
+    if (mac) {
         tell(engine, arp.tpa, mac);
     }
 }

@@ -98,6 +98,14 @@ static void input_other(struct stack *stack, struct frame *frame)
     }
 }
 
+void engine_begin(struct stack *stack)
+{
+    stack->settled = 0;
+    stack->counted = 0;
+    stack->opened = false;
+    undo_save(&stack->arena, &stack->shared->rx_cursor);
+}
+
 void engine_settle(struct stack *stack, struct frame *frame)
 {
     settle(stack, frame);
@@ -106,11 +114,8 @@ void engine_settle(struct stack *stack, struct frame *frame)
 void engine_input(struct stack *stack, struct frame *frames, uint32_t n)
 {
     ENSURE(frames == stack->frames);
-    stack->settled = 0;
-    stack->counted = 0;
-    stack->opened = false;
+    engine_begin(stack);
     frames[n].conn = CONN_NONE;
-    undo_save(&stack->arena, &stack->shared->rx_cursor);
     for (struct frame *frame = frames; frame < frames + n; frame++) {
         bool done = frame->conn != CONN_NONE && /* only what is open has a connection */
                     tcp_predicted(stack, frame, frame[1].conn == frame->conn);

@@ -194,7 +194,8 @@ void engine_services(struct stack *stack);
 void engine_input(struct stack *stack, struct frame *frames, uint32_t n);
 /* True when this shard holds a connection for the tuple; fills `conn`. */
 bool engine_owns(struct stack *stack, const struct tuple *tuple, uint64_t hash, uint32_t *conn);
-/* Makes one frame's verdict, its cursor and what it changed permanent. */
+/* Before a burst's first verdict, and with each. */
+void engine_begin(struct stack *stack);
 void engine_settle(struct stack *stack, struct frame *frame);
 /* Sends what input owes. */
 void engine_send_replies(struct stack *stack);
