@@ -70,7 +70,8 @@ def _on_mem(args: argparse.Namespace) -> int:
         _banner(
             args,
             f"shardserver demo · device {running.device} (software NIC, no root) · {workers} shards"
-            f" · engine {running.engine}\nready in {time.monotonic() - started:.1f} s · echo on {demo.SERVICE_IP}:7"
+            f" · engine {running.engine}\n"
+            f"ready in {time.monotonic() - started:.1f} s · echo on {demo.SERVICE_IP}:7"
             f" · {args.connections} clients",
         )
         document = cli_load.execute(_request(args, running.name, name))
@@ -111,8 +112,8 @@ def _real(args: argparse.Namespace) -> int:
         _banner(
             args,
             f"shardserver demo --real · device {running.device} (AF_PACKET on veth, {QUEUES}"
-            f" queues) · {workers} shards · engine {running.engine} · the client is Linux's own TCP,"
-            f" {args.connections} connections\n"
+            f" queues) · {workers} shards · engine {running.engine}"
+            f" · the client is Linux's own TCP, {args.connections} connections\n"
             f"{_invitation(network)}",
         )
         document = _real_load(args, network, running.name)

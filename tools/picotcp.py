@@ -99,7 +99,8 @@ def from_registry() -> Origin:
     if not source.exists():
         if shutil.which("cargo") is None:
             raise Missing(
-                "cargo is needed to take picoTCP's source from the registry. Run this, then again:\n"
+                "cargo is needed to take picoTCP's source from the registry.\n"
+                "Run this, then again:\n"
                 "    apt-get install -y cargo\n"
                 "or give an installed picoTCP: PICOTCP_DIR=/prefix make picotcp"
             )

@@ -1,7 +1,7 @@
 /*
- * The engine of picoTCP behind the seam (stack/engine_ops.h). A turn: frames pass the filter, picoTCP
- * works, its events become bytes and states of connections, services run, what they wrote is pumped
- * back, picoTCP works again.
+ * The engine of picoTCP behind the seam (stack/engine_ops.h). A turn: frames pass the filter,
+ * picoTCP works, its events become bytes and states of connections, services run, what they wrote
+ * is pumped back, picoTCP works again.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -15,10 +15,10 @@
 
 enum {
     SWEEP_US = 50000,
-    HALF_OPEN_US = 5000000,  /* picoTCP would keep a SYN for 30 s */
-    CLOSING_US = 60000000,   /* a peer that vanished after its FIN: picoTCP would keep it for ever */
-    IDLE_BUSY_US = 1000,     /* frames wait for room in the ring */
-    IDLE_OPEN_US = 5000,     /* as picoTCP's own loop */
+    HALF_OPEN_US = 5000000, /* picoTCP would keep a SYN for 30 s */
+    CLOSING_US = 60000000,  /* a peer that vanished after its FIN: picoTCP would keep it for ever */
+    IDLE_BUSY_US = 1000,    /* frames wait for room in the ring */
+    IDLE_OPEN_US = 5000,    /* as picoTCP's own loop */
     IDLE_EMPTY_US = 100000,
 };
 

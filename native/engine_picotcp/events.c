@@ -90,8 +90,7 @@ static uint32_t pull_once(struct picotcp *engine, uint32_t conn)
         return 0;
     }
     if (active) {
-        ENSURE(queue_append(stack, &active->rcv, engine->staging, (uint32_t)got) ==
-               (uint32_t)got);
+        ENSURE(queue_append(stack, &active->rcv, engine->staging, (uint32_t)got) == (uint32_t)got);
         conn_mark_ready(stack, conn);
     }
     return (uint32_t)got;

@@ -25,13 +25,13 @@ enum {
 };
 
 enum picotcp_flag {
-    OWN_UNREAD = 1,    /* picoTCP holds bytes for which our queue had no room */
-    OWN_PEER_DONE = 2, /* picoTCP has told of the peer's FIN */
-    OWN_SHUT = 4,      /* our FIN was asked for */
-    OWN_FIN_OUT = 8,   /* our FIN left; picoTCP sends it once, we send it again */
-    OWN_PROBE = 16,    /* a byte was written beyond a closed window */
-    OWN_CHANGED = 32,  /* stands in `changed` */
-    OWN_ENDED = 64,    /* stands in `ended` */
+    OWN_UNREAD = 1,      /* picoTCP holds bytes for which our queue had no room */
+    OWN_PEER_DONE = 2,   /* picoTCP has told of the peer's FIN */
+    OWN_SHUT = 4,        /* our FIN was asked for */
+    OWN_FIN_OUT = 8,     /* our FIN left; picoTCP sends it once, we send it again */
+    OWN_PROBE = 16,      /* a byte was written beyond a closed window */
+    OWN_CHANGED = 32,    /* stands in `changed` */
+    OWN_ENDED = 64,      /* stands in `ended` */
     OWN_ACKED_NEW = 128, /* the segment in hand acknowledged something */
 };
 

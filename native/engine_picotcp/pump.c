@@ -11,8 +11,8 @@
 #include "stack/tcp/tcp.h"
 
 enum {
-    TICKS_MAX = 16,       /* per run: the rest has to wait a turn */
-    TICK_SENDS_ALL = 24,  /* fewer frames than a tick may send: it has sent what there was */
+    TICKS_MAX = 16,        /* per run: the rest has to wait a turn */
+    TICK_SENDS_ALL = 24,   /* fewer frames than a tick may send: it has sent what there was */
     OPTIONS_PER_DATA = 16, /* picoTCP's, in every segment with bytes */
 };
 
@@ -30,7 +30,8 @@ static void peek(const struct stack *stack, const struct chunk_queue *queue, uin
     }
 }
 
-/* Bytes that may be written in one call: a peer that takes smaller segments gets them one by one. */
+/* Bytes that may be written in one call: a peer that takes smaller segments gets them one by one.
+ */
 static uint32_t piece_of(const struct stack *stack, const struct picotcp_conn *own)
 {
     uint32_t ours = (uint32_t)stack->config->mtu - IPV4_HDR_LEN - TCP_HDR_LEN;
@@ -120,8 +121,8 @@ void picotcp_run(struct picotcp *engine)
         engine->fed = 0;
         engine->sent = 0;
         engine->api->tick(stack->now_us);
-        if (stack->tx.left == 0 || (engine->sent < TICK_SENDS_ALL && engine->fed == 0 &&
-                                    engine->api->queued() == 0)) {
+        if (stack->tx.left == 0 ||
+            (engine->sent < TICK_SENDS_ALL && engine->fed == 0 && engine->api->queued() == 0)) {
             break;
         }
     }

@@ -166,8 +166,7 @@ uint32_t scrub_write(const struct stack *stack, const struct segment *seg,
                      const struct scrub_options *options, const struct scrubbed *what, uint8_t *out)
 {
     uint8_t *l4 = out + ETH_HDR_LEN + IPV4_HDR_LEN;
-    uint32_t header =
-        TCP_HDR_LEN + write_options(options, what->flags & TCP_SYN, l4 + TCP_HDR_LEN);
+    uint32_t header = TCP_HDR_LEN + write_options(options, what->flags & TCP_SYN, l4 + TCP_HDR_LEN);
     uint32_t len = header + what->len;
     struct wire_tcp tcp = {.src_port = what->remote_port,
                            .dst_port = seg->frame->tuple.lport,
@@ -182,7 +181,8 @@ uint32_t scrub_write(const struct stack *stack, const struct segment *seg,
     frame_copy(seg->frame, what->off, l4 + header, what->len);
     if (what->sums) {
         uint16_t check = csum_fold(csum_add(
-            l4, len, csum_pseudo(seg->frame->tuple.raddr, seg->frame->tuple.laddr, PROTO_TCP, len)));
+            l4, len,
+            csum_pseudo(seg->frame->tuple.raddr, seg->frame->tuple.laddr, PROTO_TCP, len)));
 
         memcpy(l4 + offsetof(struct wire_tcp, check), &check, sizeof(check));
     }

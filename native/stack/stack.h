@@ -150,9 +150,9 @@ struct stack {
     uint32_t counted;      /* frames[] below are in the statistics */
     uint32_t active_flags; /* of a new active record: 0, or ACTIVE_SLOW in tests */
     struct frame frames[BURST_MAX + 1]; /* one more: the frame after may be looked at */
-    const struct engine_ops *engine; /* NULL: the native one, called directly */
-    void *engine_state;              /* the other one's own */
-    void *engine_library;            /* opened for it before privileges were dropped; or NULL */
+    const struct engine_ops *engine;    /* NULL: the native one, called directly */
+    void *engine_state;                 /* the other one's own */
+    void *engine_library;               /* opened for it before privileges were dropped; or NULL */
 };
 
 /* A free TX slot's buffer at the Ethernet header, or NULL when the ring is full. */

@@ -182,16 +182,16 @@ void server_destroy(struct server *server)
 void server_worker_init(struct server *server, uint32_t shard, struct worker *worker)
 {
     *worker = (struct worker){.spin_us = server->spin_us};
-    worker->stack = (struct stack){.config = &server->config,
-                                   .cluster = &server->cluster,
-                                   .port = &server->device->ports[shard],
-                                   .stats = &server->stats[shard],
-                                   .arena = server->arenas[shard],
-                                   .services = service_table,
-                                   .engine = server->engine,
-                                   .engine_library =
-                                       server->library.handle ? &server->library : NULL,
-                                   .shard = shard};
+    worker->stack =
+        (struct stack){.config = &server->config,
+                       .cluster = &server->cluster,
+                       .port = &server->device->ports[shard],
+                       .stats = &server->stats[shard],
+                       .arena = server->arenas[shard],
+                       .services = service_table,
+                       .engine = server->engine,
+                       .engine_library = server->library.handle ? &server->library : NULL,
+                       .shard = shard};
 }
 
 int server_adopt(struct server *server, uint32_t shard, uint32_t *adopted, uint32_t *dropped)

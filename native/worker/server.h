@@ -12,8 +12,8 @@ struct server {
     struct device *device;
     uint32_t spin_us;
     const struct engine_ops *engine; /* NULL: native */
-    struct picotcp_library library; /* each worker inherits it untouched */
-    struct stats_page *stats; /* one per shard */
+    struct picotcp_library library;  /* each worker inherits it untouched */
+    struct stats_page *stats;        /* one per shard */
     size_t stats_bytes;
     void *shared; /* directory, neighbours, lanes, sleeping words */
     size_t shared_bytes;

@@ -1,8 +1,8 @@
 """Clients of the kernel's TCP that come and go at random, each byte checked; a program of its own.
 
-churn.py ADDRESS TCP_PORT CLIENTS SECONDS SEED [SOURCE ...]: prints one JSON document. A client opens
-a connection, says random amounts of a pattern that names the connection, reads them back in pieces
-of its own, and ends by half-close, by close, or by reset; then the next one begins.
+churn.py ADDRESS TCP_PORT CLIENTS SECONDS SEED [SOURCE ...]: prints one JSON document. A client
+opens a connection, says random amounts of a pattern that names the connection, reads each back, and
+ends by half-close, by close, or by reset; then the next one begins.
 """
 
 from __future__ import annotations
@@ -75,9 +75,7 @@ async def client(churn: Churn, number: int, seed: int) -> None:
     while time.monotonic() < churn.end_s:
         churn.serial += 1
         try:
-            done, ending = await asyncio.wait_for(
-                exchange(churn, chance, churn.serial), PATIENCE_S
-            )
+            done, ending = await asyncio.wait_for(exchange(churn, chance, churn.serial), PATIENCE_S)
         except TimeoutError:
             done, ending = 0, "timeout"
         except OSError as error:

@@ -1,4 +1,5 @@
-/* What picoTCP takes from the C library and gets from us: memory, the time, a place for its words. */
+/* What picoTCP takes from the C library and gets from us: memory, the time, a place for its words.
+ */
 #pragma once
 #include <stdint.h>
 

@@ -1,4 +1,5 @@
-/* One way to write calls to picoTCP 1.7 and to picoTCP-NG, which hands its stack to most of them. */
+/* One way to write calls to picoTCP 1.7 and to picoTCP-NG, which hands its stack to most of them.
+ */
 #pragma once
 #include "pico_defines.h"
 
