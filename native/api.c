@@ -152,12 +152,19 @@ static void take_sizes(struct stack_config *config, const struct ss_server_optio
 }
 
 /* picoTCP walks its connections for every segment: it gets fewer, by default and at most. */
-static void fit_picotcp(struct stack_config *config, const struct ss_server_options *options)
+static int fit_picotcp(struct stack_config *config, const struct ss_server_options *options,
+                       char *error)
 {
-    config->conns_max =
-        min_u32(or_default(options->conns_max, PICOTCP_CONNS_DEFAULT), PICOTCP_CONNS_MAX);
+    if (options->conns_max > PICOTCP_CONNS_MAX) {
+        snprintf(error, SS_ERROR_MAX,
+                 "engine picotcp carries %d connections a worker: give --conns-max %d or fewer",
+                 PICOTCP_CONNS_MAX, PICOTCP_CONNS_MAX);
+        return -EINVAL;
+    }
+    config->conns_max = or_default(options->conns_max, PICOTCP_CONNS_DEFAULT);
     config->actives_max =
         min_u32(or_default(options->actives_max, config->conns_max), config->conns_max);
+    return 0;
 }
 
 /* The engine's table, NULL for the native one; its library is tried here, before anything runs. */
@@ -245,10 +252,10 @@ int32_t ss_server_create(struct ss_server **out, struct ss_device *handle,
     if (code == 0) {
         code = make_config(&config, device, options, error);
     }
+    if (code == 0 && engine) {
+        code = fit_picotcp(&config, options, error);
+    }
     if (code == 0) {
-        if (engine) {
-            fit_picotcp(&config, options);
-        }
         code = server_create(&server, device, &config, options->secret, error);
     }
     if (code == 0) {

@@ -182,6 +182,8 @@ def _banner(parts: Parts) -> None:
     )
     for rung in parts.plan.ladder:
         log.info("backend: %s", rung)
+    if parts.config.engine != "native":
+        log.info("engine: at most %d connections a shard", parts.rings.server.conns_max)
     for note in parts.plan.notes:
         log.info("note: %s", note)
 

@@ -66,6 +66,32 @@ def test_without_the_library_one_line_says_what_to_do() -> None:
 
 
 @needs_library
+def test_more_connections_than_it_carries_are_not_promised() -> None:
+    done = subprocess.run(
+        [*running.COMMAND, "start", *SERVER, "--conns-max", "5000"],
+        cwd=running.ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "give --conns-max 4096 or fewer" in done.stderr
+
+
+@needs_library
+def test_what_is_not_needed_is_not_compiled_in() -> None:
+    """CVE-2017-1000210, 2020-24338 to -24340 (DNS), 2020-17441 to -17445 (IPv6)."""
+    library = LIBRARY.read_bytes()
+    if b"picotcp-sys" not in library:
+        pytest.skip("an installed picoTCP has what it has")
+    assert b"pico_tcp_input" in library
+    parsers = (b"pico_dns_client", b"pico_dns_decompress", b"pico_mdns_", b"pico_ipv6_process_in",
+               b"pico_icmp6_", b"pico_dhcp_", b"pico_ppp_", b"pico_udp_recv")  # fmt: skip
+    assert [name for name in parsers if name in library] == []
+
+
+@needs_library
 def test_the_demo_is_exact_and_names_its_engine() -> None:
     done = subprocess.run(
         [*running.COMMAND, "demo", "--engine", "picotcp", "-d", "1s"],

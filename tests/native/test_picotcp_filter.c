@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/csum.h"
+#include "base/hash.h"
 #include "check.h"
 #include "engine_picotcp/picotcp.h"
 #include "peer.h"
@@ -386,6 +387,73 @@ static void a_closed_window_is_probed_until_it_opens(void)
     still_serves();
 }
 
+/* One frame of the torture: a segment near the connection's numbers, with something wrong. */
+static void torture(uint64_t *state)
+{
+    uint8_t frame[400];
+    uint64_t dice = splitmix64(state);
+    uint32_t options = (uint32_t)(dice % 11) * 4;
+    uint32_t len = (uint32_t)(dice >> 8) % 200;
+    uint16_t tcp_len = (uint16_t)(TCP_HDR_LEN + options + len);
+    uint8_t *l4 = begin_ip(frame, PROTO_TCP, tcp_len);
+    struct wire_tcp tcp = {
+        .src_port = htons((uint16_t)(peer.local_port - (dice >> 16) % 3)),
+        .dst_port = htons((dice >> 20) % 8 ? peer.tcp_port : 19),
+        .seq = htonl(peer.iss + (uint32_t)(dice >> 24) % 300),
+        .ack = htonl(peer.irs + 1 + ((dice >> 30) % 4 ? 0 : (uint32_t)(dice >> 32) % 300)),
+        .data_off = (uint8_t)((TCP_HDR_LEN + options) / 4 << 4),
+        .flags = (uint8_t)(dice >> 40),
+        .window = htons((uint16_t)(dice >> 48))};
+    uint32_t kinds = (dice >> 60) % 2 ? 2 : 11; /* END and NOP, or whatever there is */
+    uint16_t check;
+
+    for (uint32_t i = 0; i < options + len; i++) {
+        l4[TCP_HDR_LEN + i] = (uint8_t)(splitmix64(state) % (i < options ? kinds : 256));
+    }
+    if ((dice >> 23) % 4) {
+        tcp.flags = TCP_ACK | ((dice >> 41) % 32 ? 0 : TCP_FIN) | ((dice >> 46) % 64 ? 0 : TCP_RST);
+    }
+    memcpy(l4, &tcp, sizeof(tcp));
+    check = csum_fold(
+        csum_add(l4, tcp_len, csum_pseudo(htonl(0x0a4d00c8), htonl(0x0a4d0001), 6, tcp_len)));
+    memcpy(l4 + offsetof(struct wire_tcp, check), &check, sizeof(check));
+    put_ip(frame, ETH_HDR_LEN + IPV4_HDR_LEN + tcp_len);
+}
+
+static void twenty_thousand_wild_segments_do_no_harm(void)
+{
+    uint64_t state = 2026;
+    struct stack *stack = &peer.sim.worker[0].stack;
+
+    if (skipped()) {
+        return;
+    }
+    peer_open(&peer);
+    for (uint32_t round = 0; round < 20; round++) {
+        peer_connect(&peer, round % 2 ? 7 : 80);
+        peer_flush(&peer);
+        for (uint32_t i = 0; i < 1000; i++) {
+            torture(&state);
+            peer.answers_n = 0;
+        }
+        peer_run(&peer, 6000000); /* whoever is left half open is given up */
+        peer_flush(&peer);
+    }
+    for (uint32_t conn = 0; conn < stack->config->conns_max; conn++) {
+        if (stack->hot[conn].state != CONN_FREE) {
+            socket_abort(stack, conn);
+            stack_commit(stack);
+        }
+    }
+    peer_run(&peer, 1000);
+    CHECK(verdicts(VERDICT_tcp_bad_header) > 1000);
+    CHECK(verdicts(VERDICT_filter_flags) > 100);
+    CHECK(verdicts(VERDICT_tcp_ok) + verdicts(VERDICT_tcp_ooo) + verdicts(VERDICT_tcp_dup) > 1000);
+    CHECK_EQ(stack->shared->conns_active, 0);
+    peer_flush(&peer);
+    still_serves();
+}
+
 int main(int argc, char **argv)
 {
     static const struct check_case cases[] = {
@@ -403,6 +471,7 @@ int main(int argc, char **argv)
         {"ICMP errors and floods stay outside", icmp_errors_and_floods_stay_outside},
         {"a flood of SYNs fills the backlog and no more",
          a_flood_of_syns_fills_the_backlog_and_no_more},
+        {"twenty thousand wild segments do no harm", twenty_thousand_wild_segments_do_no_harm},
         {"services keep their manners", services_keep_their_manners},
         {"a closed window is probed until it opens", a_closed_window_is_probed_until_it_opens},
     };
