@@ -149,6 +149,20 @@ static enum verdict listen_segment(struct picotcp *engine, const struct segment 
     return open_passive(engine, seg, options, listener->service);
 }
 
+/* One in 500 ms (RFC 5961 section 7). */
+static void challenge(struct picotcp *engine, uint32_t conn)
+{
+    struct picotcp_conn *own = &engine->conns[conn];
+    uint64_t now_us = engine->stack->now_us;
+
+    if (own->challenge_us != 0 && now_us - own->challenge_us < TCP_CHALLENGE_US) {
+        stats_add(engine->stack->stats, COUNTER_replies_limited, 1);
+        return;
+    }
+    own->challenge_us = now_us;
+    picotcp_ack(engine, conn);
+}
+
 /* RFC 5961 section 3: the exact number ends it, one in the window is asked about. */
 static enum verdict take_rst(struct picotcp *engine, uint32_t conn, const struct segment *seg)
 {
@@ -159,7 +173,7 @@ static enum verdict take_rst(struct picotcp *engine, uint32_t conn, const struct
         return VERDICT_tcp_rst;
     }
     if (seg->seq - own->rcv_nxt <= own->window) {
-        picotcp_ack(engine, conn);
+        challenge(engine, conn);
     }
     return VERDICT_tcp_rst_bad_seq;
 }
@@ -178,7 +192,7 @@ static enum verdict take_syn(struct picotcp *engine, uint32_t conn, const struct
         picotcp_end(engine, conn, state == CONN_TIME_WAIT ? CLOSE_DONE : CLOSE_RESET);
         return VERDICT_filter_later; /* the next SYN finds the place free */
     }
-    picotcp_ack(engine, conn); /* RFC 5961 section 4 */
+    challenge(engine, conn); /* RFC 5961 section 4 */
     return VERDICT_tcp_syn_challenge;
 }
 

@@ -53,7 +53,8 @@ struct picotcp_conn {
     uint8_t fin_tries;
     uint32_t events; /* enum picotcp_event, not yet looked at */
     uint64_t heard_us;
-    uint64_t fin_us; /* when our FIN left last */
+    uint64_t challenge_us; /* of the last one; 0: none yet */
+    uint64_t fin_us;       /* when our FIN left last */
 };
 
 struct picotcp {
