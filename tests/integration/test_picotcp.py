@@ -181,6 +181,7 @@ def test_linux_clients_get_every_byte_back(workers: int) -> None:
 
 @over_veth
 @needs_library
+@pytest.mark.timeout(400)
 def test_five_hundred_linux_clients_come_and_go_for_a_minute() -> None:
     with netns.wire(clients=4) as wire, server_on(wire, 2) as server:
         pids = server.pids()
