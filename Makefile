@@ -19,6 +19,9 @@ demo: setup ## shards on the software NIC, verified echo; no root, under 10 s
 demo-real: setup ## Linux's own TCP as the client over veth, in namespaces of its own; no root
 	@$(VENV)/shardserver demo --real
 
+picotcp: setup ## picoTCP for --engine picotcp: source by cargo, or PICOTCP_DIR=/prefix
+	@$(PYTHON) tools/picotcp.py
+
 test: ## C tests, unit tests, in-memory end to end; no root
 	@$(BOOTSTRAP) --group test --target all
 	@ctest=$$(command -v ctest || echo $(VENV)/ctest); $$ctest --test-dir build/release -E '$(NET_TESTS)' -j 2 --output-on-failure
@@ -61,4 +64,4 @@ bench: setup ## what the figures in bench/README.md come from
 clean: ## removes builds and the virtual environment
 	rm -rf build .venv shardserver/libshardserver.so shardserver/_ffi.py
 
-.PHONY: help setup demo demo-real test test-net lint format asan fuzz bench clean
+.PHONY: help setup demo demo-real picotcp test test-net lint format asan fuzz bench clean

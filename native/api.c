@@ -9,6 +9,7 @@
 #include <sys/prctl.h>
 
 #include "base/confine.h"
+#include "engine_picotcp/picotcp.h"
 #include "service/service.h"
 #include "worker/server.h"
 
@@ -161,6 +162,42 @@ static void take_sizes(struct stack_config *config, const struct ss_server_optio
     config->nodelay = !options->nagle;
 }
 
+/* picoTCP walks its connections for every segment: it gets fewer, by default and at most. */
+static int fit_picotcp(struct stack_config *config, const struct ss_server_options *options,
+                       char *error)
+{
+    if (options->conns_max > PICOTCP_CONNS_MAX) {
+        snprintf(error, SS_ERROR_MAX,
+                 "engine picotcp carries %d connections a worker: give --conns-max %d or fewer",
+                 PICOTCP_CONNS_MAX, PICOTCP_CONNS_MAX);
+        return -EINVAL;
+    }
+    config->conns_max = or_default(options->conns_max, PICOTCP_CONNS_DEFAULT);
+    config->actives_max =
+        min_u32(or_default(options->actives_max, config->conns_max), config->conns_max);
+    return 0;
+}
+
+/* The engine's table, NULL for the native one; its library is tried here, before anything runs. */
+static int find_engine(const struct ss_server_options *options, const struct engine_ops **engine,
+                       struct picotcp_library *library, char *error)
+{
+    char name[sizeof(options->engine) + 1] = {0};
+
+    memcpy(name, options->engine, sizeof(options->engine));
+    *engine = NULL;
+    *library = (struct picotcp_library){.fd = -1};
+    if (name[0] == '\0' || strcmp(name, "native") == 0) {
+        return 0;
+    }
+    if (strcmp(name, engine_picotcp.name) != 0) {
+        snprintf(error, SS_ERROR_MAX, "engine \"%s\" does not exist: give native or picotcp", name);
+        return -EINVAL;
+    }
+    *engine = &engine_picotcp;
+    return picotcp_library_open(library, error, SS_ERROR_MAX);
+}
+
 static const char *check_sizes(const struct stack_config *config)
 {
     if (config->conns_max > 16777216 || config->actives_max > config->conns_max) {
@@ -214,21 +251,45 @@ int32_t ss_server_create(struct ss_server **out, struct ss_device *handle,
     struct device *device = (struct device *)handle;
     struct stack_config config = {0};
     struct server *server = NULL;
+    const struct engine_ops *engine;
+    struct picotcp_library library;
     int code;
 
     if (!out || !device || !options || !error) {
         return -EINVAL;
     }
     error[0] = '\0';
-    code = make_config(&config, device, options, error);
+    code = find_engine(options, &engine, &library, error);
+    if (code == 0) {
+        code = make_config(&config, device, options, error);
+    }
+    if (code == 0 && engine) {
+        code = fit_picotcp(&config, options, error);
+    }
     if (code == 0) {
         code = server_create(&server, device, &config, options->secret, error);
     }
     if (code == 0) {
         server->spin_us = options->spin_us;
+        server->engine = engine;
+        server->library = library;
+    } else {
+        picotcp_library_close(&library);
     }
     *out = (struct ss_server *)server;
     return code;
+}
+
+const char *ss_server_engine(const struct ss_server *server)
+{
+    const struct picotcp_api *api = server ? ((const struct server *)server)->library.api : NULL;
+
+    return api ? api->version : "native";
+}
+
+uint32_t ss_server_conns_max(const struct ss_server *server)
+{
+    return server ? ((const struct server *)server)->config.conns_max : 0;
 }
 
 void ss_server_destroy(struct ss_server *server)

@@ -91,6 +91,7 @@ struct ss_server_options {
     uint32_t services_n;
     struct ss_service_options services[16];
     uint64_t secret[2]; /* zero: drawn from the kernel */
+    char engine[16];    /* "": native; or picotcp */
 };
 
 struct ss_adoption {
@@ -144,6 +145,10 @@ void ss_device_close(struct ss_device *device);
 /* Maps every arena, the directory, lanes and statistics; the device stays the caller's. */
 int32_t ss_server_create(struct ss_server **out, struct ss_device *device,
                          const struct ss_server_options *options, char *error);
+/* The engine with its version: "native", "picoTCP 1.7 (picotcp-sys 0.2.1)". */
+const char *ss_server_engine(const struct ss_server *server);
+/* Connections that a shard may hold, after the engine's own limit. */
+uint32_t ss_server_conns_max(const struct ss_server *server);
 void ss_server_destroy(struct ss_server *server);
 
 /* Worker, after the fork: rolls back what its predecessor left unfinished and takes the arena over.

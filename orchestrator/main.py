@@ -115,6 +115,7 @@ def _instance_info(parts: Parts) -> InstanceInfo:
         address=str(parts.plan.address),
         services=[str(service) for service in parts.config.services],
         started=time.time(),
+        engine_version=parts.rings.server.engine,
     )
 
 
@@ -198,7 +199,7 @@ def _banner(parts: Parts) -> None:
         __version__,
         info.name,
         info.banner,
-        parts.config.engine,
+        parts.rings.server.engine,
         len(shards),
         "s" * (len(shards) > 1),
         cpus,
@@ -209,6 +210,8 @@ def _banner(parts: Parts) -> None:
     for rung in parts.plan.ladder:
         log.info("backend: %s", rung)
     log.info("policy %s", policy.explain(parts.plan.policy))
+    if parts.config.engine != "native":
+        log.info("engine: at most %d connections a shard", parts.rings.server.conns_max)
     for note in parts.plan.notes:
         log.info("note: %s", note)
 

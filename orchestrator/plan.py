@@ -214,10 +214,6 @@ def make(
     refused: Mapping[str, str] = NOTHING,
 ) -> Plan:
     """Decides; raises what the user has to change."""
-    if config.engine != "native":
-        raise DeviceUnavailableError(
-            f"the engine {config.engine} is not in this build", "give --engine native"
-        )
     wanted = config.wanted_device
     if not wanted.name:
         raise UsageError(

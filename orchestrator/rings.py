@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from orchestrator.plan import Plan
 from shardserver import native
-from shardserver.config import Config
+from shardserver.config import BY_NAME, Config
 from shardserver.errors import ShardserverError
 
 
@@ -43,6 +43,13 @@ def device_options(plan: Plan, config: Config) -> native.DeviceOptions:
     )
 
 
+def _conns_max(config: Config) -> int:
+    """0 leaves it to the engine: picoTCP carries fewer than our default."""
+    default = BY_NAME["conns_max"]
+    untouched = config.conns_max == default.parse(default.default)
+    return 0 if config.engine != "native" and untouched else config.conns_max
+
+
 def server_options(plan: Plan, config: Config) -> native.ServerOptions:
     """What is asked of the stacks. Pure."""
     return native.ServerOptions(
@@ -52,7 +59,7 @@ def server_options(plan: Plan, config: Config) -> native.ServerOptions:
         gateway=config.gateway or 0,
         mac=config.mac or bytes(6),
         mtu=config.mtu,
-        conns_max=config.conns_max,
+        conns_max=_conns_max(config),
         actives_max=config.actives_max,
         chunks_max=config.chunks_max,
         rcv_buf=config.rcv_buf,
@@ -64,6 +71,7 @@ def server_options(plan: Plan, config: Config) -> native.ServerOptions:
         retries_max=config.retries_max,
         nagle=int(config.nagle),
         spin_us=config.spin,
+        engine=config.engine,
         services=tuple((service.name, service.tcp_port) for service in config.services),
     )
 

@@ -28,6 +28,7 @@ class InstanceInfo(msgspec.Struct, frozen=True):
     address: str
     services: list[str]
     started: float
+    engine_version: str = "native"  # as its library names itself
 
 
 _CONNECTIONS = {
@@ -130,6 +131,7 @@ def snapshot(
         "device": instance.device,
         "backend": instance.backend,
         "engine": instance.engine,
+        "engine_version": instance.engine_version,
         "shards": [_shard(info, one) for info, one in zip(infos, stats, strict=True)],
         "total": _total(infos, stats),
     }

@@ -66,11 +66,12 @@ def _on_mem(args: argparse.Namespace) -> int:
     workers = _workers(args, 2)
     name = f"demo-{os.getpid()}"
     started = time.monotonic()
-    with demo.server(f"mem:{name}", workers, SERVICES) as running:
+    with demo.server(f"mem:{name}", workers, SERVICES, args.engine) as running:
         _banner(
             args,
             f"shardserver demo · device {running.device} (software NIC, no root) · {workers} shards"
-            f"\nready in {time.monotonic() - started:.1f} s · echo on {demo.SERVICE_IP}:7"
+            f" · engine {running.engine}\n"
+            f"ready in {time.monotonic() - started:.1f} s · echo on {demo.SERVICE_IP}:7"
             f" · {args.connections} clients",
         )
         document = cli_load.execute(_request(args, running.name, name))
@@ -106,13 +107,13 @@ def _real(args: argparse.Namespace) -> int:
     workers = _workers(args, 2)
     with (
         demo.network(QUEUES) as network,
-        demo.server(f"packet:{demo.SERVER_IF}", workers, SERVICES) as running,
+        demo.server(f"packet:{demo.SERVER_IF}", workers, SERVICES, args.engine) as running,
     ):
         _banner(
             args,
             f"shardserver demo --real · device {running.device} (AF_PACKET on veth, {QUEUES}"
-            f" queues) · {workers} shards · the client is Linux's own TCP,"
-            f" {args.connections} connections\n"
+            f" queues) · {workers} shards · engine {running.engine}"
+            f" · the client is Linux's own TCP, {args.connections} connections\n"
             f"{_invitation(network)}",
         )
         document = _real_load(args, network, running.name)
@@ -122,7 +123,7 @@ def _real(args: argparse.Namespace) -> int:
 
 def _arguments(args: argparse.Namespace) -> list[str]:
     words = ["--real", "--workers", str(args.workers), "-c", str(args.connections)]
-    words += ["-d", args.duration, "-s", args.size]
+    words += ["-d", args.duration, "-s", args.size, "--engine", args.engine]
     return [*words, "--json"] if args.json else words
 
 

@@ -144,6 +144,8 @@ def _add_demo(commands: Any) -> None:
     demo.add_argument("--real", action="store_true", help="with Linux's own TCP as the client")
     demo.add_argument("--json", action="store_true", help="the result as JSON")
     demo.add_argument("--workers", type=int, default=0, metavar="N", help="shards")
+    engines = ("native", "picotcp")
+    demo.add_argument("--engine", choices=engines, default="native", help="TCP/IP stack: native")
     demo.add_argument("-c", "--connections", type=int, default=200, metavar="N")
     demo.add_argument("-d", "--duration", default="3s", metavar="TIME")
     demo.add_argument("-s", "--size", default="64", metavar="BYTES", help="of a message")

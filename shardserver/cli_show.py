@@ -71,7 +71,8 @@ def _print_status(answer: Mapping[str, Any]) -> None:
     print(
         f"{answer['name']}  {answer['state']}  pid {answer['pid']}, "
         f"uptime {_uptime(answer['time'] - answer['started'])}  {answer['device']} "
-        f"({answer['banner']})  {' '.join(answer['services'])} on "
+        f"({answer['banner']})  engine {answer['engine_version']}  "
+        f"{' '.join(answer['services'])} on "
         f"{answer['address'].partition('/')[0]}"
     )
     rows = [["shard", "state", "pid", "cpu", "node", "ring", "restarts", "conns"]]

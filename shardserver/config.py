@@ -87,7 +87,12 @@ _SERVER = (
         "auto, netmap, xdp, packet, tap, pcap or mem: how the interface's rings are opened",
     ),
     Setting(
-        "engine", "server", _one_of("native", "picotcp"), "native", "NAME", "TCP/IP stack: native"
+        "engine",
+        "server",
+        _one_of("native", "picotcp"),
+        "native",
+        "NAME",
+        "TCP/IP stack: native, or picotcp (make picotcp builds it)",
     ),
     Setting(
         "workers",

@@ -40,6 +40,7 @@ class RunningServer:
 
     name: str
     device: str
+    engine: str  # with its version
 
 
 def _is_ready(name: str) -> bool:
@@ -48,6 +49,11 @@ def _is_ready(name: str) -> bool:
             return bool(server.request("status")["state"] == "running")
     except ShardserverError:
         return False
+
+
+def _engine_of(name: str) -> str:
+    with client.Client(client.paths_of(name, os.environ), 5.0) as server:
+        return str(server.request("status")["engine_version"])
 
 
 def _wait_ready(process: subprocess.Popen[bytes], name: str, log: Path) -> None:
@@ -72,14 +78,16 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextmanager
-def server(device: str, workers: int, services: Sequence[str]) -> Iterator[RunningServer]:
+def server(
+    device: str, workers: int, services: Sequence[str], engine: str = "native"
+) -> Iterator[RunningServer]:
     """A server of our own on a device, ready to be asked; ended with the context."""
     name = f"demo-{os.getpid()}"
     with tempfile.TemporaryDirectory(prefix="shardserver-demo-") as folder:
         os.environ["RUNTIME_DIRECTORY"] = folder
         log = Path(folder) / "server.log"
         command = [sys.executable, "-m", "shardserver", "start", "--device", device, "-n", name]
-        command += ["--workers", str(workers), "--ip", f"{SERVICE_IP}/16"]
+        command += ["--workers", str(workers), "--ip", f"{SERVICE_IP}/16", "--engine", engine]
         for service in services:
             command += ["--service", service]
         with log.open("wb") as output:
@@ -88,7 +96,7 @@ def server(device: str, workers: int, services: Sequence[str]) -> Iterator[Runni
             )
         try:
             _wait_ready(process, name, log)
-            yield RunningServer(name, device)
+            yield RunningServer(name, device, _engine_of(name))
         finally:
             _end(process)
             os.environ.pop("RUNTIME_DIRECTORY", None)

@@ -87,6 +87,7 @@ class ServerOptions:
     nagle: int = 0
     spin_us: int = 0
     services: tuple[tuple[str, int], ...] = ()
+    engine: str = "native"
 
 
 @dataclass(frozen=True)
@@ -341,9 +342,10 @@ def _server_options(options: ServerOptions) -> Any:
     _fill(
         native,
         options,
-        tuple(name for name in vars(options) if name not in ("mac", "services")),
+        tuple(name for name in vars(options) if name not in ("mac", "services", "engine")),
     )
     ffi.memmove(native.mac, options.mac, 6)
+    _set_text(native.engine, options.engine, "the engine's name")
     native.services_n = len(options.services)
     for slot, (name, tcp_port) in zip(native.services, options.services, strict=False):
         _set_text(slot.name, name, "a service's name")
@@ -367,6 +369,8 @@ class Server:
         self.handle = out[0]
         self.name = device.info.name
         self.shards = options.shards
+        self.engine = ffi.string(lib.ss_server_engine(self.handle)).decode()
+        self.conns_max = int(lib.ss_server_conns_max(self.handle))
 
     def close(self) -> None:
         """Unmaps everything. Idempotent."""

@@ -15,7 +15,9 @@ NESTING_C = 4  # three levels, and one for the cases of a switch
 NESTING_PY = 3
 COLUMNS = 100
 FILE_LINES = 600
-LAYERS = ["base", "stats", "ports", "stack", "service", "worker", "client", "tools", "api"]
+LAYERS = [
+    "base", "stats", "ports", "stack", "service", "engine_picotcp", "worker", "client", "tools", "api",
+]  # fmt: skip
 TOP_LEVEL = {
     "native", "shardserver", "orchestrator", "tests", "bench", "tools", "examples", "docs", ".ci",
     "README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "LICENSE",

@@ -197,6 +197,11 @@ void mem_link_drop(struct mem_device *device, uint32_t link)
         shared->link[link].down_seq[ring] = atomic_load(&shared->side[ring].sync_seq);
     }
     atomic_store(&shared->link[link].up, 0);
+    if (device->epoll_fd >= 0 && device->link_fd[link] >= 0) {
+        /* a child that has not closed its copy yet would keep the hang-up coming, for the next
+         * client of this link as well */
+        epoll_ctl(device->epoll_fd, EPOLL_CTL_DEL, device->link_fd[link], NULL);
+    }
     close_fd(&device->link_fd[link]);
 }
 

@@ -7,6 +7,7 @@
 #include "base/hash.h"
 #include "stack/chunk.h"
 #include "stack/directory.h"
+#include "stack/engine_ops.h"
 #include "stack/flow.h"
 #include "stack/ipv4.h"
 #include "stack/timer.h"
@@ -99,6 +100,9 @@ int stack_attach(struct stack *stack, bool fresh)
 
 void stack_detach(struct stack *stack)
 {
+    if (stack->engine) {
+        stack->engine->close(stack);
+    }
     free(stack->ready);
     free(stack->output);
     free(stack->marks);

@@ -98,14 +98,24 @@ static void input_other(struct stack *stack, struct frame *frame)
     }
 }
 
-void engine_input(struct stack *stack, struct frame *frames, uint32_t n)
+void engine_begin(struct stack *stack)
 {
-    ENSURE(frames == stack->frames);
     stack->settled = 0;
     stack->counted = 0;
     stack->opened = false;
-    frames[n].conn = CONN_NONE;
     undo_save(&stack->arena, &stack->shared->rx_cursor);
+}
+
+void engine_settle(struct stack *stack, struct frame *frame)
+{
+    settle(stack, frame);
+}
+
+void engine_input(struct stack *stack, struct frame *frames, uint32_t n)
+{
+    ENSURE(frames == stack->frames);
+    engine_begin(stack);
+    frames[n].conn = CONN_NONE;
     for (struct frame *frame = frames; frame < frames + n; frame++) {
         bool done = frame->conn != CONN_NONE && /* only what is open has a connection */
                     tcp_predicted(stack, frame, frame[1].conn == frame->conn);
@@ -163,6 +173,11 @@ static void output_replies(struct stack *stack)
     /* sending may have queued questions for neighbours: they go next turn */
     memmove(stack->replies, stack->replies + n, (stack->replies_n - n) * sizeof(struct reply));
     stack->replies_n -= n;
+}
+
+void engine_send_replies(struct stack *stack)
+{
+    output_replies(stack);
 }
 
 void engine_output(struct stack *stack)

@@ -3,6 +3,7 @@
 
 #include "base/hash.h"
 #include "stack/chunk.h"
+#include "stack/engine_ops.h"
 #include "stack/flow.h"
 #include "stack/tcp/tcp.h"
 
@@ -123,6 +124,10 @@ void socket_close(struct stack *stack, uint32_t conn)
 
 void socket_abort(struct stack *stack, uint32_t conn)
 {
+    if (unlikely(stack->engine != NULL)) {
+        stack->engine->abort(stack, conn);
+        return;
+    }
     tcp_send_rst(stack, conn);
     tcp_drop(stack, conn, CLOSE_ABORTED);
 }

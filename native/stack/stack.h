@@ -16,6 +16,7 @@ struct conn_hot;
 struct conn_cold;
 struct conn_active;
 struct service;
+struct engine_ops;
 
 enum {
     STACK_SHARDS_MAX = 64,
@@ -149,6 +150,9 @@ struct stack {
     uint32_t counted;      /* frames[] below are in the statistics */
     uint32_t active_flags; /* of a new active record: 0, or ACTIVE_SLOW in tests */
     struct frame frames[BURST_MAX + 1]; /* one more: the frame after may be looked at */
+    const struct engine_ops *engine;    /* NULL: the native one, called directly */
+    void *engine_state;                 /* the other one's own */
+    void *engine_library;               /* opened for it before privileges were dropped; or NULL */
 };
 
 /* A free TX slot's buffer at the Ethernet header, or NULL when the ring is full. */
@@ -190,6 +194,11 @@ void engine_services(struct stack *stack);
 void engine_input(struct stack *stack, struct frame *frames, uint32_t n);
 /* True when this shard holds a connection for the tuple; fills `conn`. */
 bool engine_owns(struct stack *stack, const struct tuple *tuple, uint64_t hash, uint32_t *conn);
+/* Before a burst's first verdict, and with each. */
+void engine_begin(struct stack *stack);
+void engine_settle(struct stack *stack, struct frame *frame);
+/* Sends what input owes. */
+void engine_send_replies(struct stack *stack);
 /* Replies first, then each connection that has something to say. */
 void engine_output(struct stack *stack);
 /* Runs what is due at stack->now_us. */

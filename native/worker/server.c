@@ -141,6 +141,7 @@ int server_create(struct server **out, struct device *device, const struct stack
     }
     server->config = *config;
     server->device = device;
+    server->library.fd = -1;
     for (uint32_t i = 0; i < STACK_SHARDS_MAX; i++) {
         server->cluster.doorbell[i] = -1;
         server->arenas[i].fd = -1;
@@ -160,6 +161,7 @@ void server_destroy(struct server *server)
         stack_detach(&server->worker->stack);
         free(server->worker);
     }
+    picotcp_library_close(&server->library);
     for (uint32_t i = 0; i < STACK_SHARDS_MAX; i++) {
         if (server->arenas[i].base) {
             arena_destroy(&server->arenas[i]);
@@ -180,13 +182,16 @@ void server_destroy(struct server *server)
 void server_worker_init(struct server *server, uint32_t shard, struct worker *worker)
 {
     *worker = (struct worker){.spin_us = server->spin_us};
-    worker->stack = (struct stack){.config = &server->config,
-                                   .cluster = &server->cluster,
-                                   .port = &server->device->ports[shard],
-                                   .stats = &server->stats[shard],
-                                   .arena = server->arenas[shard],
-                                   .services = service_table,
-                                   .shard = shard};
+    worker->stack =
+        (struct stack){.config = &server->config,
+                       .cluster = &server->cluster,
+                       .port = &server->device->ports[shard],
+                       .stats = &server->stats[shard],
+                       .arena = server->arenas[shard],
+                       .services = service_table,
+                       .engine = server->engine,
+                       .engine_library = server->library.handle ? &server->library : NULL,
+                       .shard = shard};
 }
 
 int server_adopt(struct server *server, uint32_t shard, uint32_t *adopted, uint32_t *dropped)

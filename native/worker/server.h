@@ -3,6 +3,7 @@
  * orchestrator before it forks; every worker inherits it at the same addresses.
  */
 #pragma once
+#include "engine_picotcp/loader.h"
 #include "worker/worker.h"
 
 struct server {
@@ -10,7 +11,9 @@ struct server {
     struct cluster cluster;
     struct device *device;
     uint32_t spin_us;
-    struct stats_page *stats; /* one per shard */
+    const struct engine_ops *engine; /* NULL: native */
+    struct picotcp_library library;  /* each worker inherits it untouched */
+    struct stats_page *stats;        /* one per shard */
     size_t stats_bytes;
     void *shared; /* directory, neighbours, lanes, sleeping words */
     size_t shared_bytes;

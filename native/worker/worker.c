@@ -6,6 +6,7 @@
 #include <time.h>
 
 #include "stack/directory.h"
+#include "stack/engine_ops.h"
 #include "stack/eth.h"
 #include "stack/socket.h"
 #include "stack/steer.h"
@@ -72,6 +73,9 @@ int worker_adopt(struct worker *worker, uint64_t now_us, uint32_t *adopted, uint
     if (error == 0) {
         error = stack_attach(stack, fresh);
     }
+    if (error == 0 && stack->engine) {
+        error = stack->engine->open(stack);
+    }
     if (error != 0) {
         return error;
     }
@@ -82,7 +86,11 @@ int worker_adopt(struct worker *worker, uint64_t now_us, uint32_t *adopted, uint
         }
         rx_release(stack);
         settle_books(stack);
-        engine_adopt(stack, adopted, dropped);
+        if (stack->engine) {
+            *dropped = stack->engine->forget(stack);
+        } else {
+            engine_adopt(stack, adopted, dropped);
+        }
     } else {
         stack->shared->rx_cursor = stack->port->rx->head;
     }
@@ -96,7 +104,12 @@ static uint32_t receive(struct stack *stack)
 {
     uint32_t n = rx_collect(stack);
 
-    if (n > 0) {
+    if (unlikely(stack->engine != NULL)) {
+        enter(stack, PHASE_INPUT);
+        classify_burst(stack, stack->frames, n);
+        steer_burst(stack, stack->frames, n);
+        stack->engine->input(stack, stack->frames, n);
+    } else if (n > 0) {
         enter(stack, PHASE_INPUT);
         classify_burst(stack, stack->frames, n);
         steer_burst(stack, stack->frames, n);
@@ -105,10 +118,26 @@ static uint32_t receive(struct stack *stack)
     return n;
 }
 
+static void run_timers(struct stack *stack)
+{
+    if (unlikely(stack->engine != NULL)) {
+        stack->engine->timers(stack);
+        return;
+    }
+    engine_timers(stack);
+    if (stack->shared->sweep < stack->config->conns_max) {
+        engine_sweep(stack);
+    }
+}
+
 static int transmit(struct stack *stack)
 {
     enter(stack, PHASE_OUTPUT);
-    engine_output(stack);
+    if (unlikely(stack->engine != NULL)) {
+        stack->engine->output(stack);
+    } else {
+        engine_output(stack);
+    }
     stack_commit(stack); /* the turn is one transaction; nothing of it is visible before */
     enter(stack, PHASE_TX);
     tx_publish(stack);
@@ -142,10 +171,7 @@ int worker_turn(struct worker *worker, uint64_t now_us)
     tx_begin(stack); /* the usual request is answered while it is received */
     work = receive(stack);
     enter(stack, PHASE_TIMERS);
-    engine_timers(stack);
-    if (stack->shared->sweep < stack->config->conns_max) {
-        engine_sweep(stack);
-    }
+    run_timers(stack);
     enter(stack, PHASE_SERVICES);
     work += stack->ready_n;
     engine_services(stack);
@@ -162,7 +188,8 @@ int worker_turn(struct worker *worker, uint64_t now_us)
 static void idle(struct worker *worker, uint64_t end_us)
 {
     struct stack *stack = &worker->stack;
-    uint64_t until = engine_next_deadline(stack);
+    uint64_t until =
+        stack->engine ? stack->engine->next_deadline(stack) : engine_next_deadline(stack);
 
     if (stack->now_us - worker->idle_since_us < worker->spin_us) {
         return;

@@ -9,6 +9,7 @@
 
 #include "base/hash.h"
 #include "check.h"
+#include "engine_picotcp/picotcp.h"
 #include "ports/mem.h"
 #include "service/service.h"
 #include "worker/rx.h"
@@ -56,6 +57,7 @@ static void open_server(struct sim *sim, const struct sim_options *options)
                                    .mac = {0x02, 0, 0, 0, 0, 0xfe}};
     struct stack_config config = base_config(options);
     uint64_t secret[2] = {options->seed + 1, 2};
+    const char *engine = getenv("SIM_ENGINE");
     char name[64];
     char error[PORT_ERROR_MAX] = "";
 
@@ -72,6 +74,9 @@ static void open_server(struct sim *sim, const struct sim_options *options)
     }
     must(server_create(&sim->server, sim->device, &config, secret, error), "server", error);
     memcpy(sim->server->cluster.flow_key, secret, sizeof(secret)); /* two runs are the same */
+    if (options->picotcp || (engine && strcmp(engine, engine_picotcp.name) == 0)) {
+        sim->server->engine = &engine_picotcp;
+    }
     for (uint32_t i = 0; i < options->shards; i++) {
         sim_restart_shard(sim, i);
     }

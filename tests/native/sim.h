@@ -22,6 +22,7 @@ struct sim_options {
     const char *faults;        /* on each client's port */
     const char *device_faults; /* on each ring of the device */
     uint64_t seed;
+    bool picotcp; /* the shards run picoTCP; so do all when SIM_ENGINE=picotcp is set */
 };
 
 struct sim_client {

@@ -27,6 +27,8 @@ WORDS = 4  # heartbeat, generation, connections aborted, draining
 class FakeCore:
     """Heartbeats in shared memory, and misbehaviour on demand."""
 
+    engine = "native"
+
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._memory = mmap.mmap(-1, 64 * WORDS * WORD.size)

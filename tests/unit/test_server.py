@@ -50,6 +50,8 @@ def test_what_the_core_refuses_becomes_an_exception_with_its_words() -> None:
             native.Server(
                 device, ServerOptions(shards=1, ip=ADDRESS, prefix=16, services=(("nosuch", 7),))
             )
+        with pytest.raises(ConfigInvalidError, match='engine "nosuch" does not exist'):
+            native.Server(device, ServerOptions(shards=1, ip=ADDRESS, prefix=16, engine="nosuch"))
 
 
 def test_a_mem_device_that_is_taken_is_unavailable() -> None:

@@ -41,7 +41,8 @@ def snap(frames: list[int], time_s: float = 1.0) -> dict:
 def test_a_snapshot_has_the_keys_of_the_schema() -> None:
     made = snap([10, 30])
     assert set(made) == {
-        "schema", "time", "instance", "device", "backend", "engine", "shards", "total",
+        "schema", "time", "instance", "device", "backend", "engine", "engine_version", "shards",
+        "total",
     }  # fmt: skip
     assert made["schema"] == 1
     shard = made["shards"][1]

@@ -238,7 +238,6 @@ def test_cpus_that_are_given_are_used_in_their_order() -> None:
         ({"device": "foo:eth0", "ip": "10.0.0.5"}, UsageError, "unknown backend foo"),
         ({"iface": "eth0", "ip": "10.0.0.1"}, ConfigInvalidError, "this host's own address"),
         ({"device": "mem:x", "cpus": "99"}, ConfigInvalidError, "may not use CPU 99"),
-        ({"device": "mem:x", "engine": "picotcp"}, DeviceUnavailableError, "picotcp"),
     ],
 )
 def test_what_cannot_be_is_refused(
