@@ -21,7 +21,16 @@ from orchestrator.shards import Shard
 from orchestrator.signals import Inbox
 from orchestrator.supervisor import Hooks, Supervisor, Timings
 from orchestrator.telemetry import InstanceInfo
-from shardserver import __version__, affinity, instance, logs, native, privileges, worker
+from shardserver import (
+    __version__,
+    affinity,
+    instance,
+    logs,
+    native,
+    native_netmap,
+    privileges,
+    worker,
+)
 from shardserver.config import Config
 from shardserver.errors import TimedOutError
 from shardserver.instance import DeviceLock, InstanceLock, Paths
@@ -277,7 +286,7 @@ def _supervise(stack: ExitStack, parts: Parts, callbacks: Callbacks) -> None:
 
 def _netmap_port(wanted: DeviceName) -> topology.NetmapPort:
     """What the name of a netmap port says of its interface and rings."""
-    name = native.netmap_name(wanted.name)
+    name = native_netmap.netmap_name(wanted.name)
     ring = name.ring if name.one_ring else -1
     return topology.NetmapPort(name.iface, ring, nic=name.nic, host=name.host)
 

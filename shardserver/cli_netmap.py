@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from shardserver import native, protocol
+from shardserver import native_netmap, protocol
 from shardserver.errors import DeviceUnavailableError
 
 _MODULE = Path("/sys/module/netmap")
@@ -36,12 +36,12 @@ def holders(module: Path) -> list[str]:
 
 def _adapters() -> dict[str, str]:
     names = sorted(name for _, name in socket.if_nameindex())
-    return {name: kind for name in names if (kind := native.netmap_adapter(name))}
+    return {name: kind for name in names if (kind := native_netmap.netmap_adapter(name))}
 
 
 def document(module: Path) -> dict[str, Any]:
     """Everything, as `--json` prints it; `module` is null when it is not loaded."""
-    found = native.netmap_module()
+    found = native_netmap.netmap_module()
     made: dict[str, Any] = {
         "schema": 1,
         "api": found.api,
@@ -50,7 +50,7 @@ def document(module: Path) -> dict[str, Any]:
             "NIOCTXSYNC": found.ioc_txsync,
             "NIOCRXSYNC": found.ioc_rxsync,
         },
-        "layout": [asdict(entry) for entry in native.netmap_layout()],
+        "layout": [asdict(entry) for entry in native_netmap.netmap_layout()],
         "module": None,
     }
     if isinstance(found.error, DeviceUnavailableError):
@@ -107,7 +107,7 @@ def _print_module(module: dict[str, Any], api: int) -> None:
 def netmap_abi(args: argparse.Namespace) -> int:
     """Prints layouts in any case; 6 when the module is absent, 5 when it may not be asked."""
     made = document(_MODULE)
-    error = native.netmap_module().error
+    error = native_netmap.netmap_module().error
     if args.json:
         if error:
             made["error"] = protocol.error_document(error)["error"]

@@ -16,7 +16,8 @@ NESTING_PY = 3
 COLUMNS = 100
 FILE_LINES = 600
 LAYERS = [
-    "base", "stats", "ports", "stack", "service", "engine_picotcp", "worker", "client", "tools", "api",
+    "base", "stats", "ports", "stack", "service", "engine_picotcp", "worker", "client",
+    "tools", "api",
 ]  # fmt: skip
 TOP_LEVEL = {
     "native", "shardserver", "orchestrator", "tests", "bench", "tools", "examples", "docs", ".ci",

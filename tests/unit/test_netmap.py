@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from shardserver import cli, cli_netmap, native, values
+from shardserver import cli, cli_netmap, native_netmap, values
 from shardserver.errors import ConfigInvalidError, DeviceUnavailableError
 from shardserver.values import DeviceName
 
-FOUND = native.netmap_module()
+FOUND = native_netmap.netmap_module()
 ABSENT = DeviceUnavailableError("netmap: no /dev/netmap")
 
 
-def module(error: DeviceUnavailableError | None) -> native.NetmapModule:
+def module(error: DeviceUnavailableError | None) -> native_netmap.NetmapModule:
     """What the core would tell of a module with its default parameters."""
     return replace(FOUND, ring_slots_max=2288, port_rings_max=121, bufs_max=163840, error=error)
 
@@ -31,14 +31,14 @@ def module(error: DeviceUnavailableError | None) -> native.NetmapModule:
     ],
 )
 def test_a_name_has_its_parts(text: str, port: str, iface: str, ring: int | None) -> None:
-    name = native.netmap_name(text)
+    name = native_netmap.netmap_name(text)
     assert (name.port, name.iface) == (port, iface)
     assert (name.ring if name.one_ring else None) == ring
 
 
 def test_a_wrong_name_says_where() -> None:
     with pytest.raises(ConfigInvalidError, match=r"netmap:eth0/q: flags are .* at \"q\""):
-        native.netmap_name("eth0/q")
+        native_netmap.netmap_name("eth0/q")
 
 
 def test_a_vale_ports_own_name_is_netmaps() -> None:
@@ -47,7 +47,7 @@ def test_a_vale_ports_own_name_is_netmaps() -> None:
 
 
 def test_the_layout_is_netmaps() -> None:
-    layout = {entry.name: (entry.offset, entry.size) for entry in native.netmap_layout()}
+    layout = {entry.name: (entry.offset, entry.size) for entry in native_netmap.netmap_layout()}
     assert layout["nm_req_header"] == (0, 88)
     assert layout["nm_req_register"] == (0, 56)
     assert layout["nm_req_register.mem_id"] == (32, 2)
@@ -60,7 +60,7 @@ def test_the_layout_is_netmaps() -> None:
 def test_without_the_module_the_layout_is_printed_and_the_exit_code_is_6(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(native, "netmap_module", lambda: module(ABSENT))
+    monkeypatch.setattr(native_netmap, "netmap_module", lambda: module(ABSENT))
     assert cli.main(["netmap-abi"]) == 6
     shown = capsys.readouterr()
     assert "NIOCCTRL     0xc0586997" in shown.out
@@ -80,8 +80,10 @@ def test_with_the_module_its_parameters_and_limits_are_printed(
     (tmp_path / "holders/igb").mkdir(parents=True)
     (tmp_path / "srcversion").write_text("ABCDEF\n")
     monkeypatch.setattr(cli_netmap, "_MODULE", tmp_path)
-    monkeypatch.setattr(native, "netmap_module", lambda: module(None))
-    monkeypatch.setattr(native, "netmap_adapter", lambda name: "native" if name != "lo" else "")
+    monkeypatch.setattr(native_netmap, "netmap_module", lambda: module(None))
+    monkeypatch.setattr(
+        native_netmap, "netmap_adapter", lambda name: "native" if name != "lo" else ""
+    )
     assert cli.main(["netmap-abi"]) == 0
     out = capsys.readouterr().out
     assert "module netmap, ABCDEF: answers API 14" in out
