@@ -32,7 +32,7 @@ from shardserver import (
     worker,
 )
 from shardserver.config import Config
-from shardserver.errors import TimedOutError
+from shardserver.errors import DeviceUnavailableError, TimedOutError
 from shardserver.instance import DeviceLock, InstanceLock, Paths
 from shardserver.nic import changes, policy, probe
 from shardserver.values import DeviceName
@@ -299,6 +299,11 @@ def make_plan(config: Config, refused: Mapping[str, str] = plan.NOTHING) -> plan
     available = native.backend_names()
     machine = replace(topology.read(name), netmap_port=port)
     machine = host.with_channels(machine, config.channels)
+    if wanted.backend == "netmap" and not machine.netmap:  # before anything is changed for it
+        raise DeviceUnavailableError(
+            f"{wanted}: no /dev/netmap: its module is not loaded",
+            "modprobe netmap, or give --device packet:IFACE",
+        )
     cannot = {**(host.cannot(name, available) if name else {}), **refused}
     made = plan.make(config, machine, available, cannot)
     if not made.ifindex or not machine.interface:

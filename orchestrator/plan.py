@@ -222,7 +222,7 @@ def make(
         )
     if wanted.backend in ("auto", *available):
         _check_interface(wanted, topology)
-    absent = {} if topology.netmap else {"netmap": "no /dev/netmap, its module is not loaded"}
+    absent = {} if topology.netmap else {"netmap": "no /dev/netmap: its module is not loaded"}
     refused = {**absent, **refused}
     backend, ladder = choose_backend(wanted, available, refused)
     device = replace(wanted, backend=backend)

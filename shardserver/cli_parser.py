@@ -19,7 +19,6 @@ shardserver: a TCP server on network-card rings, one pinned worker and stack per
   shardserver devices | doctor       interfaces here, and what keeps them from serving
   shardserver status | stats -w      what runs, and how fast; stop: drain and stop
   shardserver load 10.0.0.1          many verified connections against a server
-  shardserver stop                   drain and stop
   shardserver tools sink|gen|…       single rings: count, generate, forward, ping, spread
   shardserver COMMAND -h             every option"""
 

@@ -116,9 +116,11 @@ def xdp_modes(link: Link, machine: Machine) -> str:
 def interface_of(device: DeviceName) -> str:
     """The interface in a device's name, which may carry a ring or options; "" where it has none.
 
-    A name that begins with "/" is a file, pcap:/tmp/x.pcap; netmap's pipes and switches are none.
+    A name with a "/" is a file, pcap:./x.pcap; netmap's pipes and switches are none.
     """
     if device.backend in OTHER or "/" in device.name[:1]:
+        return ""
+    if device.backend == "pcap" and "/" in device.name:
         return ""
     if device.backend == "netmap" and re.match(r"vale|.*[{}]", device.name):
         return ""

@@ -322,7 +322,7 @@ def test_auto_takes_netmap_where_its_module_is_loaded() -> None:
     assert with_module.device.backend == "netmap"
     without = netmap(machine(), iface="eth0", ip="10.0.0.2/24")
     assert without.device.backend == "packet"
-    assert without.ladder[0] == "netmap: no /dev/netmap, its module is not loaded"
+    assert without.ladder[0] == "netmap: no /dev/netmap: its module is not loaded"
 
 
 def test_netmap_has_a_worker_for_each_ring_even_beyond_the_cpus() -> None:
