@@ -7,7 +7,7 @@
 
 int netmap_refuse(char *error, const struct device *device, const char *what, int code)
 {
-    snprintf(error, PORT_ERROR_MAX, "%s: %s", device->name, what);
+    snprintf(error, PORT_ERROR_MAX, "%.48s: %.200s", device->name, what);
     return code;
 }
 

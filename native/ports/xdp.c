@@ -129,7 +129,7 @@ static bool has_local_peer(const char *iface)
     int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     bool found = false;
 
-    snprintf(ifr.ifr_name, sizeof(ifr.ifr_name), "%s", iface);
+    snprintf(ifr.ifr_name, sizeof(ifr.ifr_name), "%.15s", iface); /* validated before */
     ifr.ifr_data = (void *)&info;
     if (fd >= 0 && ioctl(fd, SIOCETHTOOL, &ifr) == 0) {
         for (size_t i = 0; i < sizeof(drivers) / sizeof(drivers[0]); i++) {

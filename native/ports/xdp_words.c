@@ -12,15 +12,15 @@ static const char *const mode_texts[XDP_MODES] = {"zero-copy", "copy mode (progr
 
 int xdp_refuse(char *error, const char *iface, const char *what, int code)
 {
-    snprintf(error, PORT_ERROR_MAX, "xdp:%s: %s (%s)", iface, what, strerror(-code));
+    snprintf(error, PORT_ERROR_MAX, "xdp:%.40s: %.140s (%.60s)", iface, what, strerror(-code));
     return code;
 }
 
 /* The same, where the way out is another backend. */
 static int refer(char *error, const char *iface, const char *what, int code)
 {
-    snprintf(error, PORT_ERROR_MAX, "xdp:%s: %s, or use packet:%s (%s)", iface, what, iface,
-             strerror(-code));
+    snprintf(error, PORT_ERROR_MAX, "xdp:%.24s: %.140s, or use packet:%.24s (%.40s)", iface, what,
+             iface, strerror(-code));
     return code;
 }
 
