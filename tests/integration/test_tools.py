@@ -214,7 +214,8 @@ def test_lb_spreads_over_pipes_that_others_read() -> None:
                 tool.interrupt()
             got = [reader.document()["rx"]["frames"] for reader in readers]
             document = lb.document()
-    assert sum(got) == 2000
+    assert sum(got) + document["dropped"] == document["rx"]["frames"]  # each in one place
+    assert document["rx"]["frames"] > 1900  # a reader that gets no CPU lets a lane run full
     assert min(got) > 500
     assert [pipe["frames"] for pipe in document["pipes"]] == got
 
