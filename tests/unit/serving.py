@@ -134,14 +134,17 @@ class Serving:
         return [path.name for path in self.run_directory.glob("*") if path.suffix != ".log"]
 
     def processes(self) -> list[str]:
-        """Processes of the server's session."""
-        session = subprocess.run(
-            ["ps", "-o", "pid=,comm=", "-s", str(self.pid)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        return session.stdout.splitlines()
+        """Processes of the server's session: a line each, as ps has them."""
+        found = []
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                head, _, rest = stat.read_text().rpartition(")")
+            except OSError:
+                continue  # gone meanwhile
+            if int(rest.split()[3]) == self.pid:
+                pid, _, name = head.partition(" (")
+                found.append(f"{pid} {name}")
+        return found
 
     def left(self) -> list[str]:
         """What is still there."""
