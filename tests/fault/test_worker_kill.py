@@ -43,7 +43,7 @@ def test_connections_outlive_their_workers() -> None:
             before = after
         out, _ = load.communicate(timeout=90)
         document = json.loads(out)
-        assert kills >= KILLS // 2
+        assert kills >= 4  # each shard once, even where two stats calls take seconds
         assert running.no_errors(document)
         assert document["finished"] == document["connections"] == 200
         total = server.stats()["total"]
