@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "ports/backends.h"
+#include "ports/host_drop.h"
 
 enum {
     DEFAULT_SLOTS = 1024,
@@ -78,6 +79,14 @@ static void close_ring(struct packet_ring *ring)
     swring_destroy(&ring->rings);
 }
 
+static void close_fd(int *fd)
+{
+    if (*fd >= 0) {
+        close(*fd);
+    }
+    *fd = -1;
+}
+
 static void packet_close(struct device *device)
 {
     struct packet_device *packet = device->priv;
@@ -88,14 +97,16 @@ static void packet_close(struct device *device)
     for (uint32_t i = 0; i < PORT_RINGS_MAX; i++) {
         close_ring(&packet->ring[i]);
     }
-    if (packet->lock_fd >= 0) {
-        close(packet->lock_fd);
-    }
+    close_fd(&packet->lock_fd);
+    close_fd(&packet->drop_fd);
     free(packet);
     device->priv = NULL;
 }
 
-/* The lock stays with the workers: while one of them lives, the interface is taken. */
+/*
+ * The lock stays with the workers: while one of them lives, the interface is taken, and the host
+ * keeps off its frames.
+ */
 static void packet_keep_only(struct device *device, uint32_t ring_id)
 {
     struct packet_device *packet = device->priv;
@@ -220,12 +231,13 @@ static int open_rings(struct device *device, const struct device_config *config,
         code = open_ring(device, i, config);
     }
     if (code == 0) {
-        code = packet_socket_listen(packet, device->mac);
+        code = packet_socket_listen(packet, device->mac, config->ip);
     }
     if (code != 0) {
         return refuse_rings(packet, code, error);
     }
     device->rings = packet->rings;
+    packet->drop_fd = config->ip != 0 ? host_drop_open(packet->link.ifindex, config->ip) : -1;
     return 0;
 }
 
@@ -236,9 +248,10 @@ static void describe(struct device *device)
 
     snprintf(device->banner, sizeof(device->banner),
              "AF_PACKET: %u TPACKET_V2 receive rings of %u frames by %s, transmit by sendmmsg past "
-             "the qdisc, checksums and super-segments of a local peer%s",
+             "the qdisc, checksums and super-segments of a local peer%s%s",
              packet->rings, packet->ring[packet->rings - 1].frames, spread,
-             packet->promiscuous ? ", promiscuous for a MAC of its own" : "");
+             packet->promiscuous ? ", promiscuous for a MAC of its own" : "",
+             packet->drop_fd >= 0 ? ", the host's stack kept off our frames" : "");
 }
 
 /* "IFACE" or "IFACE:queue"; a colon cannot be part of an interface's name. */
@@ -263,6 +276,7 @@ static struct packet_device *packet_new(void)
         return NULL;
     }
     packet->lock_fd = -1;
+    packet->drop_fd = -1;
     for (uint32_t i = 0; i < PORT_RINGS_MAX; i++) {
         packet->ring[i].fd = -1;
     }

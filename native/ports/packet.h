@@ -79,6 +79,7 @@ struct packet_ring {
 struct packet_device {
     struct packet_link link;
     int lock_fd;
+    int drop_fd; /* host_drop.h; negative: the host's stack gets our frames too */
     enum packet_fanout fanout;
     bool promiscuous;
     uint32_t rings;
@@ -95,7 +96,8 @@ int packet_refuse(char *error, const char *name, const char *what, int code);
 
 /* packet_socket.c: opens, binds and fills ring `index`; it receives nothing before _listen. */
 int packet_socket_open(struct packet_device *device, uint32_t index, uint32_t blocks);
-int packet_socket_listen(struct packet_device *device, const uint8_t mac[6]);
+/* Of IPv4 only frames for `ip` (host order; 0: any) are received. */
+int packet_socket_listen(struct packet_device *device, const uint8_t mac[6], uint32_t ip);
 void packet_socket_close(struct packet_ring *ring);
 /* Frames that found the TPACKET ring full since the last call, or -errno. */
 int packet_socket_drops(int fd);

@@ -14,6 +14,8 @@ enum {
     FANOUT_IGNORE_OUTGOING = 0x4000, /* Linux 6.4; the filter says the same to older ones */
     SEND_BUFFER = 8 << 20,
     FANOUT_ID_MASK = 0xffff,
+    ETH_TYPE = 12,
+    IP_DST = 30,
     WHOLE = 0x40000, /* bytes that an accepting filter keeps: all */
 };
 
@@ -38,30 +40,35 @@ static int attach_deaf(int fd)
     return attach(fd, code, 1);
 }
 
-/* To our MAC or to many, ARP or IPv4, with or without a VLAN tag; nothing that we sent ourselves.
+/*
+ * To our MAC or to many: ARP, IPv4 for our address (0: any), or what has its VLAN tag in the frame;
+ * nothing that we sent ourselves.
  */
-static int attach_ours(int fd, const uint8_t mac[6])
+static int attach_ours(int fd, const uint8_t mac[6], uint32_t ip)
 {
     uint32_t high;
     uint16_t low;
 
     memcpy(&high, mac, sizeof(high));
     memcpy(&low, mac + sizeof(high), sizeof(low));
+    const uint8_t other = ip == 0 ? 0 : 1;
     struct sock_filter code[] = {
         BPF_STMT(BPF_LD | BPF_B | BPF_ABS, (uint32_t)(SKF_AD_OFF + SKF_AD_PKTTYPE)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, PACKET_OUTGOING, 13, 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, PACKET_OUTGOING, 15, 0),
         BPF_STMT(BPF_LD | BPF_B | BPF_ABS, 0),
         BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, 1, 4, 0), /* broadcast, multicast */
         BPF_STMT(BPF_LD | BPF_W | BPF_ABS, 0),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, ntohl(high), 0, 9),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, ntohl(high), 0, 11),
         BPF_STMT(BPF_LD | BPF_H | BPF_ABS, 4),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, ntohs(low), 0, 7),
-        BPF_STMT(BPF_LD | BPF_H | BPF_ABS, 12),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, ntohs(low), 0, 9),
+        BPF_STMT(BPF_LD | BPF_H | BPF_ABS, ETH_TYPE),
         BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, ETH_P_IP, 4, 0),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, ETH_P_ARP, 3, 0),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, ETH_P_8021Q, 2, 0),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, ETH_P_8021AD, 1, 0),
-        BPF_JUMP(BPF_JMP | BPF_JA, 1, 0, 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, ETH_P_ARP, 5, 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, ETH_P_8021Q, 4, 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, ETH_P_8021AD, 3, 0),
+        BPF_JUMP(BPF_JMP | BPF_JA, 3, 0, 0),
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, IP_DST),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, ip, 0, other),
         BPF_STMT(BPF_RET | BPF_K, WHOLE),
         BPF_STMT(BPF_RET | BPF_K, 0),
     };
@@ -172,12 +179,12 @@ static int go_promiscuous(const struct packet_device *device)
                : -errno;
 }
 
-int packet_socket_listen(struct packet_device *device, const uint8_t mac[6])
+int packet_socket_listen(struct packet_device *device, const uint8_t mac[6], uint32_t ip)
 {
     int code = go_promiscuous(device);
 
     for (uint32_t i = 0; i < device->rings && code == 0; i++) {
-        code = attach_ours(device->ring[i].fd, mac);
+        code = attach_ours(device->ring[i].fd, mac, ip);
     }
     return code;
 }

@@ -24,6 +24,7 @@
 #include "base/wire.h"
 #include "ports/backends.h"
 #include "ports/feeder.h"
+#include "ports/host_drop.h"
 #include "ports/packet.h"
 #include "ports/pcap_lib.h"
 
@@ -44,6 +45,7 @@ struct pcap_device {
     bool file;
     bool promiscuous;
     int lock_fd;
+    int drop_fd; /* host_drop.h; negative: none */
     struct feeder feeder;
 };
 
@@ -289,6 +291,9 @@ static void pcap_device_close(struct device *device)
     if (pcap->lock_fd >= 0) {
         close(pcap->lock_fd);
     }
+    if (pcap->drop_fd >= 0) {
+        close(pcap->drop_fd);
+    }
     free(pcap);
     device->priv = NULL;
 }
@@ -373,8 +378,9 @@ static void describe(struct device *device, const struct pcap_device *pcap)
         return;
     }
     snprintf(device->banner, sizeof(device->banner),
-             "%.60s: one handle, fed to %u rings by flow hash%s", pcap->lib.lib_version(),
-             device->rings, pcap->promiscuous ? ", promiscuous for a MAC of its own" : "");
+             "%.60s: one handle, fed to %u rings by flow hash%s%s", pcap->lib.lib_version(),
+             device->rings, pcap->promiscuous ? ", promiscuous for a MAC of its own" : "",
+             pcap->drop_fd >= 0 ? ", the host's stack kept off our frames" : "");
 }
 
 static struct pcap_device *pcap_new(const struct device *device)
@@ -387,6 +393,7 @@ static struct pcap_device *pcap_new(const struct device *device)
     memcpy(pcap->spec, device->name, sizeof(pcap->spec));
     pcap->file = strchr(pcap->spec, '/') != NULL;
     pcap->lock_fd = -1;
+    pcap->drop_fd = -1;
     pcap->feeder.source = (struct feeder_source){.spec = pcap->spec,
                                                  .receive = receive,
                                                  .reopen = reopen,
@@ -419,6 +426,9 @@ static int pcap_open(struct device *device, const char *name, const struct devic
     }
     for (uint32_t i = 0; i < device->rings; i++) {
         device->ports[i].caps |= PORT_CAP_RX_GSO;
+    }
+    if (!pcap->file && config->ip != 0) {
+        pcap->drop_fd = host_drop_open(pcap->link.ifindex, config->ip);
     }
     describe(device, pcap);
     return 0;

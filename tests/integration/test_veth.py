@@ -60,6 +60,28 @@ def test_netcat_and_curl_are_served() -> None:
         assert " 0% packet loss" in pinged
 
 
+def forwarded(wire: netns.Wire) -> int:
+    """Datagrams that the server's kernel sent on to somebody else."""
+    rows = netns.run_in_server(wire, ["grep", "^Ip:", "/proc/net/snmp"]).splitlines()
+    names, numbers = (row.split() for row in rows)
+    return int(numbers[names.index("ForwDatagrams")])
+
+
+@pytest.mark.parametrize("backend", ["packet", "pcap"])
+def test_a_host_that_forwards_keeps_off_our_frames(backend: str) -> None:
+    """It would send each of them on, back to the wire that it came from."""
+    with netns.wire() as wire:
+        address = ["ip", "addr", "add", "10.77.0.3/24", "dev", wire.server_if]
+        netns.run_in_server(wire, address)
+        netns.run_in_server(wire, ["sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"])
+        with server_on(wire, 2, f"{backend}:{wire.server_if}") as server:
+            assert ask(wire, 7, b"beside a router\n") == b"beside a router\n"
+            ping = ["ping", "-c", "1", "-W", "5", "10.77.0.3"]
+            assert " 0% packet loss" in netns.run_in_client(wire, ping), "the host's own traffic"
+            assert server.stats()["total"]["rx"]["frames"] > 0
+        assert forwarded(wire) == 0
+
+
 @contextmanager
 def flows(wire: netns.Wire, count: int, tcp_port: int = 7) -> Iterator[list[socket.socket]]:
     """Connections of the client's kernel to the service."""
