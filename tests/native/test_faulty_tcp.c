@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "check.h"
+#include "law.h"
 #include "talk.h"
 #include "trace.h"
 
@@ -51,6 +52,34 @@ static void two_runs_leave_the_same_trace(void)
     CHECK(traced_run(22) != first);
 }
 
+/* Lossy ends, odd sizes, small and large buffers; each seed is a world of its own. */
+static void lawful_run(uint64_t seed)
+{
+    uint64_t frames;
+    struct sim sim;
+
+    sim_open(&sim, &(struct sim_options){.shards = 1 + (uint32_t)(seed % 3),
+                                         .clients = 1,
+                                         .seed = seed,
+                                         .buffers = seed % 2 ? 0 : 4096,
+                                         .faults = seed % 5 ? bad_wire : "drop=15%",
+                                         .device_faults = "drop=2%,dup=2%,reorder=2%"});
+    law_begin();
+    trace_sent(&sim, law_frame);
+    talk_echo(&sim, 20, 1 + seed * 997 % 30000, 900000000);
+    sim_run(&sim, 5000000);
+    trace_end(&frames);
+    CHECK(law_segments() > 100);
+    sim_close(&sim);
+}
+
+static void both_ends_keep_a_senders_law(void)
+{
+    for (uint64_t seed = 1; seed <= 40; seed++) {
+        lawful_run(seed);
+    }
+}
+
 static void many_bytes_over_a_bad_wire_are_exact(void)
 {
     const char *asked = getenv("SHARDSERVER_FAULTY_MB");
@@ -81,6 +110,7 @@ int main(int argc, char **argv)
 {
     static const struct check_case cases[] = {
         {"two runs leave the same trace", two_runs_leave_the_same_trace},
+        {"both ends keep a sender's law", both_ends_keep_a_senders_law},
         {"many bytes over a bad wire are exact", many_bytes_over_a_bad_wire_are_exact},
     };
 

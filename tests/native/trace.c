@@ -20,6 +20,7 @@ struct tap {
 static struct {
     struct tap tap[PORTS_MAX];
     uint32_t taps;
+    void (*sent)(const uint8_t *frame, uint32_t len);
     uint64_t hash;
     uint64_t frames;
 } trace;
@@ -58,6 +59,10 @@ static int traced_tx_sync(struct port *port, uint64_t now_us)
 {
     struct tap *tap = tap_of(port);
 
+    for (uint32_t at = tap->tx_next; trace.sent && at != port->tx->head;) {
+        trace.sent(nm_ring_buf(port->tx, at), port->tx->slot[at].len);
+        at = nm_ring_next(port->tx, at);
+    }
     tap->tx_next = trace_slots(port->tx, tap->tx_next, port->tx->head, now_us);
     return tap->inner->tx_sync(port, now_us);
 }
@@ -83,6 +88,12 @@ void trace_sim(struct sim *sim)
     for (uint32_t i = 0; i < sim->clients; i++) {
         tap_port(&sim->client[i].device.ports[0]);
     }
+}
+
+void trace_sent(struct sim *sim, void (*sent)(const uint8_t *frame, uint32_t len))
+{
+    trace_sim(sim);
+    trace.sent = sent;
 }
 
 uint64_t trace_end(uint64_t *frames)
