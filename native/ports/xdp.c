@@ -447,8 +447,7 @@ static int xdp_open(struct device *device, const char *name, const struct device
     code = code != 0 ? code : set_mtu(device, config, choose_chunk(xdp, config), error);
     if (code == 0) {
         device->host_arp = config->take == PORT_TAKE_PORTS;
-        xdp->rings =
-            config->rings ? config->rings : (uint32_t)__builtin_popcountll(xdp->taken);
+        xdp->rings = config->rings ? config->rings : (uint32_t)__builtin_popcountll(xdp->taken);
         code = open_rings(device, config, error);
     }
     if (code != 0) {

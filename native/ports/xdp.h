@@ -144,7 +144,7 @@ struct xdp_device {
     int refused[XDP_MODES]; /* why the better modes are not: errno */
     uint32_t rings;
     uint32_t queues;
-    uint64_t taken; /* those that we serve, a bit each; the others stay the kernel's */
+    uint64_t taken;         /* those that we serve, a bit each; the others stay the kernel's */
     struct xdp_port *ports; /* as many as rings */
 };
 

@@ -49,9 +49,8 @@ static void load(struct code *code, uint8_t size, uint8_t to, uint8_t from, size
 
 static void move(struct code *code, uint8_t to, uint8_t from)
 {
-    put(code, (struct bpf_insn){.code = BPF_ALU64 | BPF_MOV | BPF_X,
-                                .dst_reg = to & 15u,
-                                .src_reg = from & 15u});
+    put(code, (struct bpf_insn){
+                  .code = BPF_ALU64 | BPF_MOV | BPF_X, .dst_reg = to & 15u, .src_reg = from & 15u});
 }
 
 /* to = to OPERATION number */
@@ -172,8 +171,8 @@ static void ports_rule(struct code *code)
     combine(code, BPF_ADD, FRAME, FIELD);
     need(code, FRAME, AT_IP + offsetof(struct wire_tcp, dst_port) + sizeof(uint16_t));
     load(code, BPF_H, FIELD, FRAME, AT_IP + offsetof(struct wire_tcp, dst_port));
-    put(code, (struct bpf_insn){
-                  .code = BPF_ALU | BPF_END | BPF_TO_BE, .dst_reg = FIELD, .imm = 16});
+    put(code,
+        (struct bpf_insn){.code = BPF_ALU | BPF_END | BPF_TO_BE, .dst_reg = FIELD, .imm = 16});
     match_port(code);
 }
 

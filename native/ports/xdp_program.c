@@ -41,8 +41,7 @@ static int set_entry(int map, uint32_t key, const void *value)
     return sys_bpf(BPF_MAP_UPDATE_ELEM, &attr);
 }
 
-static int load_code(const struct xdp_program *program, const struct filter *filter,
-                     uint32_t flags)
+static int load_code(const struct xdp_program *program, const struct filter *filter, uint32_t flags)
 {
     struct bpf_insn code[XDP_CODE_MAX];
     uint32_t n = xdp_code_make(code, program, filter);

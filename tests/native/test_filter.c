@@ -142,9 +142,11 @@ int main(int argc, char **argv)
     static const struct check_case cases[] = {
         {"exclusive takes every frame", exclusive_takes_every_frame},
         {"pass ip takes arp and ip to our address", pass_ip_takes_arp_and_ip_to_our_address},
-        {"without an address ip arp and tags are ours", without_an_address_ip_arp_and_tags_are_ours},
+        {"without an address ip arp and tags are ours",
+         without_an_address_ip_arp_and_tags_are_ours},
         {"pass takes tcp to our ports at our address", pass_takes_tcp_to_our_ports_at_our_address},
-        {"a port is found behind ip options and in a first fragment only", a_port_is_found_behind_ip_options_and_in_a_first_fragment_only},
+        {"a port is found behind ip options and in a first fragment only",
+         a_port_is_found_behind_ip_options_and_in_a_first_fragment_only},
         {"a frame that ends too soon is the hosts", a_frame_that_ends_too_soon_is_the_hosts},
     };
 

@@ -35,9 +35,8 @@ static int answer(const struct xdp_program *program, const uint8_t *frame, uint3
 /* Mostly of a kind that gets far in the program, by turns wrong in one place. */
 static uint32_t make(uint8_t frame[LONGEST], uint64_t *seed)
 {
-    static const uint16_t kinds[] = {ETHERTYPE_IPV4, ETHERTYPE_IPV4, ETHERTYPE_IPV4,
-                                     ETHERTYPE_IPV4, ETHERTYPE_ARP,  0x86dd,
-                                     0x8100,         0x88a8};
+    static const uint16_t kinds[] = {ETHERTYPE_IPV4, ETHERTYPE_IPV4, ETHERTYPE_IPV4, ETHERTYPE_IPV4,
+                                     ETHERTYPE_ARP,  0x86dd,         0x8100,         0x88a8};
     static const uint16_t tcp_ports[] = {ECHO, HIGH, 22, ECHO << 8};
     uint64_t dice[8];
     uint32_t header;
