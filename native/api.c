@@ -58,12 +58,18 @@ int32_t ss_device_open(struct ss_device **out, const char *spec,
                                     .links = options->links,
                                     .mtu = options->mtu,
                                     .ip = options->ip,
+                                    .take = options->take,
+                                    .queues = options->queues,
                                     .seed = options->seed};
     memcpy(config.mac, options->mac, sizeof(config.mac));
+    memcpy(config.tcp_ports, options->tcp_ports, sizeof(config.tcp_ports));
     memcpy(config.faults, options->faults, sizeof(config.faults));
     config.faults[sizeof(config.faults) - 1] = '\0';
     if (options->rings > PORT_RINGS_MAX) {
         return refuse(error, "more than 64 rings: give fewer --workers");
+    }
+    if (options->take > SS_TAKE_ALL) {
+        return refuse(error, "take must be one of enum ss_take");
     }
     code = device_open(&device, spec, &config, error);
     *out = (struct ss_device *)device;
@@ -232,6 +238,7 @@ static int make_config(struct stack_config *config, const struct device *device,
     config->gateway = htonl(options->gateway);
     config->mtu = (uint16_t)(mtu < MTU_MAX ? mtu : MTU_MAX);
     config->shards = or_default(options->shards, device->rings);
+    config->host_arp = device->host_arp;
     memcpy(config->mac, memcmp(options->mac, no_mac, 6) ? options->mac : device->mac, 6);
     wrong = check_sizes(config);
     if (wrong) {

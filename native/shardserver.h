@@ -26,6 +26,13 @@ enum ss_shard_state {
     SS_SHARD_STOPPED = 5,
 };
 
+/* Which frames of a card that we share with the host are ours: xdp and netmap. */
+enum ss_take {
+    SS_TAKE_ADDRESS = 0, /* to our address */
+    SS_TAKE_PORTS = 1,   /* to our TCP ports at our address, which is the host's as well */
+    SS_TAKE_ALL = 2,     /* all: the host gets none */
+};
+
 struct ss_device;
 struct ss_server;
 
@@ -42,9 +49,12 @@ struct ss_device_options {
     uint32_t buf_size;
     uint32_t links; /* mem: client attachments at most */
     uint32_t mtu;
-    uint32_t ip; /* xdp: whose frames are ours, host order; 0: everybody's */
+    uint32_t ip; /* xdp, netmap: whose frames are ours, host order; 0: everybody's */
     uint8_t mac[6];
     uint8_t pad[2];
+    uint32_t take;          /* enum ss_take */
+    uint16_t tcp_ports[16]; /* with SS_TAKE_PORTS; 0 ends them */
+    uint64_t queues;        /* xdp: the card's queues that we take, a bit each; 0: all */
     uint64_t seed;
     char faults[128]; /* "drop=5%,dup=2%,reorder=5%,corrupt=0.1%,delay=1ms", "rx." or "tx." before a
                          key */

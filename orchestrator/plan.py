@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
+from orchestrator import sharing
+from orchestrator.sharing import NOT_SHARED, Sharing
 from orchestrator.topology import Cpu, NetmapPort, Topology
 from shardserver import values
 from shardserver.config import Config
@@ -55,8 +57,13 @@ class Plan:
     shards: tuple[ShardPlan, ...]
     ladder: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    policy: str = "exclusive"
+    sharing: Sharing = NOT_SHARED
     changes: tuple[str, ...] = ()
+
+    @property
+    def policy(self) -> str:
+        """Who gets the interface's frames."""
+        return self.sharing.policy
 
 
 def choose_backend(
@@ -124,13 +131,21 @@ def _address(config: Config, device: DeviceName, topology: Topology) -> Address:
             f"{device}: no address for the server",
             "give --ip ADDRESS/PREFIX: one of the interface's network that no host uses",
         )
-    if device.backend not in SOFTWARE and config.ip.ip in topology.host_addresses:
-        raise ConfigInvalidError(
-            f"{values.ip_text(config.ip.ip)} is this host's own address: its kernel would "
-            "answer the same packets",
-            "give --ip an address of the same network that no host uses",
-        )
     return config.ip
+
+
+def _sharing(config: Config, device: DeviceName, address: Address, topology: Topology) -> Sharing:
+    if device.backend in SOFTWARE:  # in shared memory: no host has its address
+        topology = replace(topology, host_addresses=())
+    return sharing.decide(config, device, address.ip, topology)
+
+
+def _taken(topology: Topology, queues: tuple[int, ...]) -> Topology:
+    """The machine with those of the interface's queues that the server takes; () for all."""
+    if not queues or topology.interface is None:
+        return topology
+    mine = tuple(queue for queue in topology.interface.queues if queue.index in queues)
+    return replace(topology, interface=replace(topology.interface, queues=mine))
 
 
 def _usable(config: Config, topology: Topology) -> tuple[Cpu, ...]:
@@ -192,11 +207,12 @@ def _place(
     for shard in range(count):
         cpu = order[shard % len(order)]
         queue = max(one, shard)
+        number = queues[queue].index if queue < len(queues) else shard
         if device.backend in HARDWARE_RINGS and queue < len(queues):
             bound = queues[queue].irq_cpus
             if len(bound) == 1 and bound[0] in usable:
                 cpu = usable[bound[0]]
-        ring = str(device) if one >= 0 else f"{device}-{shard}"
+        ring = str(device) if one >= 0 else f"{device}-{number}"
         shards.append(ShardPlan(shard, ring, cpu.id, cpu.node))
     return tuple(shards)
 
@@ -223,7 +239,7 @@ def make(
     if wanted.backend in ("auto", *available):
         _check_interface(wanted, topology)
     absent = {} if topology.netmap else {"netmap": "no /dev/netmap: its module is not loaded"}
-    refused = {**absent, **refused}
+    refused = sharing.unable(sharing.wanted_policy(config), {**absent, **refused})
     backend, ladder = choose_backend(wanted, available, refused)
     device = replace(wanted, backend=backend)
     node = topology.interface.node if topology.interface else -1
@@ -233,19 +249,27 @@ def make(
             f"{device} is on NUMA node {node}, and no CPU allowed is",
             "give --cpus of that node, or --numa prefer",
         )
-    count = _worker_count(config, device, topology, len(order))
     address = _address(config, device, topology)
+    shares = _sharing(config, device, address, topology)
+    count = _worker_count(config, device, _taken(topology, shares.queues), len(order))
     return Plan(
         device=device,
         ifindex=topology.interface.ifindex if topology.interface else 0,
         address=address,
-        shards=_place(device, count, order, topology),
+        shards=_place(device, count, order, _taken(topology, shares.queues)),
         ladder=ladder,
         notes=(
-            *_notes(count, order, node, topology, device.backend in SOFTWARE_RINGS),
+            *_notes(
+                count,
+                order,
+                node,
+                _taken(topology, shares.queues),
+                device.backend in SOFTWARE_RINGS,
+            ),
             *_host_side(device, address, topology),
+            *shares.notes,
         ),
-        policy=policy.choose(backend, config.policy, str(device)),
+        sharing=shares,
     )
 
 

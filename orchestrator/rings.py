@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from orchestrator.plan import Plan
+from orchestrator.plan import HARDWARE_RINGS, Plan
 from shardserver import native
 from shardserver.config import BY_NAME, Config
 from shardserver.errors import ShardserverError
@@ -28,6 +28,16 @@ class Rings:
     server: native.Server
 
 
+def take(plan: Plan) -> native.Take:
+    """Which frames are ours. Pure."""
+    if plan.sharing.shared:
+        return native.Take.PORTS
+    alone = plan.policy == "exclusive" or (plan.policy, plan.device.backend) == ("rings", "netmap")
+    if alone and plan.device.backend in HARDWARE_RINGS:
+        return native.Take.ALL
+    return native.Take.ADDRESS
+
+
 def device_options(plan: Plan, config: Config) -> native.DeviceOptions:
     """What is asked of the device. Pure."""
     return native.DeviceOptions(
@@ -37,6 +47,9 @@ def device_options(plan: Plan, config: Config) -> native.DeviceOptions:
         links=config.links,
         mtu=config.mtu,
         ip=plan.address.ip,
+        take=take(plan),
+        tcp_ports=tuple(service.tcp_port for service in config.services),
+        queues=sum(1 << queue for queue in plan.sharing.queues),
         mac=config.mac or bytes(6),
         seed=config.seed,
         faults=config.faults,
@@ -56,7 +69,7 @@ def server_options(plan: Plan, config: Config) -> native.ServerOptions:
         shards=len(plan.shards),
         ip=plan.address.ip,
         prefix=plan.address.prefix,
-        gateway=config.gateway or 0,
+        gateway=plan.sharing.gateway,
         mac=config.mac or bytes(6),
         mtu=config.mtu,
         conns_max=_conns_max(config),

@@ -6,11 +6,14 @@
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator import netif
 from shardserver import affinity, values
+
+_MAPPED = "0000000000000000FFFF0000"  # ::ffff:0:0/96, as /proc/net/tcp6 writes it
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,8 @@ class Topology:
     host_addresses: tuple[int, ...]
     netmap: bool = False  # its kernel module is loaded
     netmap_port: NetmapPort | None = None
+    listening: tuple[tuple[int, int], ...] = ()  # addresses and TCP ports of the host's programs
+    gateway: int = 0  # of the default route through `interface`; 0: none
 
 
 def _text(path: Path, default: str = "") -> str:
@@ -158,6 +163,35 @@ def host_addresses(proc: Path) -> tuple[int, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def listening(proc: Path) -> tuple[tuple[int, int], ...]:
+    """Where programs of this host wait for TCP connections: address and port; 0 for any."""
+    found: list[tuple[int, int]] = []
+    for name in ("tcp", "tcp6"):
+        for line in _text(proc / "net" / name).splitlines()[1:]:
+            words = line.split()
+            if len(words) < 4 or words[3] != "0A":
+                continue
+            address, _, port = words[1].partition(":")
+            found.append((_kernel_ip(address), int(port, 16)))
+    return tuple(dict.fromkeys(found))
+
+
+def _kernel_ip(text: str) -> int:
+    """An address as /proc/net writes it: in 32-bit words of the machine's order; 0 for any."""
+    if len(text) > 8 and text[:24] != _MAPPED:  # IPv6: only [::] hears IPv4 as well
+        return 0 if int(text, 16) == 0 else -1
+    return int.from_bytes(int(text[-8:], 16).to_bytes(4, sys.byteorder), "big")
+
+
+def gateway(proc: Path, interface: str) -> int:
+    """The router of the default route through an interface; 0 for none."""
+    for line in _text(proc / "net/route").splitlines()[1:]:
+        words = line.split()
+        if len(words) > 7 and words[0] == interface and int(words[1], 16) == int(words[7], 16) == 0:
+            return _kernel_ip(words[2])
+    return 0
+
+
 def _interfaces(network: Path) -> tuple[str, ...]:
     return tuple(sorted(path.name for path in network.iterdir())) if network.is_dir() else ()
 
@@ -189,4 +223,6 @@ def read(interface: str, sysfs: Path = Path("/sys"), proc: Path = Path("/proc"))
         interface=_interface(sysfs, proc, interface) if interface else None,
         host_addresses=host_addresses(proc),
         netmap=Path("/dev/netmap").exists(),
+        listening=listening(proc),
+        gateway=gateway(proc, interface),
     )

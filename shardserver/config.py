@@ -307,6 +307,7 @@ def _nic(
 _bool = values.parse_bool
 _NIC = (
     _nic("policy", _one_of(*POLICIES), "auto", "NAME", f"{', '.join(POLICIES)}: who gets frames"),
+    _nic("rings", values.parse_rings, "", "LIST", "policy rings: those that are ours, as 2,4-7"),
     _nic("force", _bool, "false", "BOOL", "take an interface that carries the host's own traffic"),
     _nic("confirm", values.parse_seconds_us, "0", "SECONDS", "stop unless confirmed; 0: stay"),
     _nic(
@@ -365,6 +366,7 @@ class Config:
     mtu: int
     spin: int
     policy: str
+    rings: tuple[int, ...]
     force: bool
     confirm: int
     offloads: str

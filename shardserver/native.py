@@ -7,6 +7,7 @@ the load client's calls stand at the end. Calls release the GIL.
 
 from __future__ import annotations
 
+import enum
 import functools
 import os
 from collections.abc import Callable
@@ -35,6 +36,14 @@ class ShardWord(IntEnum):
     STOPPED = 5
 
 
+class Take(enum.IntEnum):
+    """Which frames of a card that is shared with the host are ours: enum ss_take."""
+
+    ADDRESS = 0
+    PORTS = 1
+    ALL = 2
+
+
 @dataclass(frozen=True)
 class DeviceOptions:
     """What is wanted of a device; 0 is the backend's default."""
@@ -45,6 +54,9 @@ class DeviceOptions:
     links: int = 0
     mtu: int = 0
     ip: int = 0
+    take: int = Take.ADDRESS
+    tcp_ports: tuple[int, ...] = ()
+    queues: int = 0  # a bit each
     mac: bytes = bytes(6)
     seed: int = 0
     faults: str = ""
@@ -279,7 +291,10 @@ class Device:
         """Opens "BACKEND:NAME". Raises what the core says."""
         ffi, lib = load()
         native = ffi.new("struct ss_device_options *")
-        _fill(native, options, ("rings", "slots", "buf_size", "links", "mtu", "ip", "seed"))
+        numbers = ("rings", "slots", "buf_size", "links", "mtu", "ip", "take", "queues", "seed")
+        _fill(native, options, numbers)
+        for place, tcp_port in enumerate(options.tcp_ports[: len(native.tcp_ports)]):
+            native.tcp_ports[place] = tcp_port
         ffi.memmove(native.mac, options.mac, 6)
         _set_text(native.faults, options.faults, "the faults' specification")
         out = ffi.new("struct ss_device **")

@@ -13,6 +13,7 @@ SERVICE_PORTS = {"echo": 7, "discard": 9, "chargen": 19, "daytime": 13, "http": 
 _DURATION_US = {"us": 1, "ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000}
 _SIZE = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
 _DIGITS_MAX = 20  # of 2^64; int() refuses thousands of digits in words of its own
+_RINGS_MAX = 64
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off"}
 
@@ -218,6 +219,17 @@ def parse_cpus(text: str) -> tuple[int, ...]:
             raise ValueError("expected auto or a list of CPUs such as 0,2-5")
         cpus.extend(range(int(found[1]), int(found[2] or found[1]) + 1))
     return tuple(dict.fromkeys(cpus))
+
+
+def parse_rings(text: str) -> tuple[int, ...]:
+    """A list of rings such as 0,2-5, the lowest first; () for none named."""
+    try:
+        found = parse_cpus(text) if text else ()
+    except ValueError:
+        found = (_RINGS_MAX,)
+    if text == "auto" or any(ring >= _RINGS_MAX for ring in found):
+        raise ValueError("expected a list of rings such as 0,2-5, each below 64")
+    return tuple(sorted(found))
 
 
 def parse_device(text: str) -> DeviceName:

@@ -18,6 +18,14 @@ enum {
     PORT_NAME_MAX = 64,
     PORT_ERROR_MAX = 256,
     PORT_VNET_HDR_LEN = 12,
+    PORT_TCP_PORTS_MAX = 16,
+};
+
+/* Which frames of a card that we share with the host are ours. */
+enum port_take {
+    PORT_TAKE_ADDRESS, /* to our address */
+    PORT_TAKE_PORTS,   /* to our TCP ports at our address, which is the host's as well */
+    PORT_TAKE_ALL,     /* all: the host gets none */
 };
 
 /* What a port can do; `stack` looks here once per burst, never per frame. */
@@ -100,8 +108,11 @@ struct device_config {
     uint32_t buf_size; /* bytes, default 2048 */
     uint32_t links;    /* mem: attachments at most */
     uint32_t mtu;
-    uint32_t ip;    /* xdp: whose frames are ours, host order; 0: everybody's */
-    uint8_t mac[6]; /* mem: MAC of the server side; zero: derived from the name */
+    uint32_t ip;   /* xdp, netmap: whose frames are ours, host order; 0: everybody's */
+    uint32_t take; /* xdp, netmap: enum port_take */
+    uint16_t tcp_ports[PORT_TCP_PORTS_MAX]; /* with PORT_TAKE_PORTS; 0 ends them */
+    uint64_t queues; /* xdp: the card's queues that we take, a bit each; 0: all */
+    uint8_t mac[6];  /* mem: MAC of the server side; zero: derived from the name */
     uint64_t seed;
     char faults[128]; /* "rx.drop=5%,tx.reorder=5%,dup=2%,corrupt=0.1%,delay=1ms"; "": none */
 };
@@ -115,6 +126,7 @@ struct device {
     uint32_t rings;
     uint32_t mtu;
     uint8_t mac[6];
+    bool host_arp;   /* the host's kernel speaks ARP for our address, and hears the answers */
     uint16_t region; /* devices of one number swap buffers by index; 0: shares none */
     int event_fd;    /* for the owner's poll loop: device_event() when readable; -1: none */
     char banner[PORT_ERROR_MAX]; /* what was obtained, in words: "TPACKET_V2 rx, sendmmsg tx" */

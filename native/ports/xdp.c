@@ -1,7 +1,6 @@
 /* Opening queues of an interface, and the operations of a port; see xdp.h. */
 #include "ports/xdp.h"
 
-#include <arpa/inet.h>
 #include <linux/ethtool.h>
 #include <linux/if_packet.h>
 #include <linux/sockios.h>
@@ -162,6 +161,11 @@ static int find_and_lock(struct xdp_device *xdp, char *error)
     if (xdp_tenant_find(xdp->link.ifindex, &tenant) == 0 && tenant.prog_id != 0) {
         return xdp_refuse_tenant(iface, &tenant, error);
     }
+    if (xdp->link.queues > PORT_RINGS_MAX) {
+        return xdp_refuse(error, iface,
+                          "more than 64 queues: give it fewer with `ethtool -L DEV combined 64`",
+                          -EINVAL);
+    }
     xdp->queues = xdp->link.queues;
     xdp->local_peer = has_local_peer(iface);
     return 0;
@@ -178,10 +182,18 @@ static uint32_t choose_chunk(const struct xdp_device *xdp, const struct device_c
     return xdp->link.mtu <= room ? XDP_CHUNK_MIN : XDP_CHUNK_MAX;
 }
 
-static int check_config(const struct xdp_device *xdp, const struct device_config *config,
-                        char *error)
+static uint64_t all_queues(const struct xdp_device *xdp)
+{
+    return UINT64_MAX >> (PORT_RINGS_MAX - xdp->queues);
+}
+
+static int check_config(struct xdp_device *xdp, const struct device_config *config, char *error)
 {
     const char *iface = xdp->wishes.iface;
+    uint32_t taken;
+
+    xdp->taken = config->queues ? config->queues : all_queues(xdp);
+    taken = (uint32_t)__builtin_popcountll(xdp->taken);
 
     if ((config->slots != 0 && config->slots < XDP_SLOTS_MIN) || config->slots > XDP_SLOTS_MAX ||
         (config->buf_size != 0 && config->buf_size != XDP_CHUNK_MIN &&
@@ -189,17 +201,19 @@ static int check_config(const struct xdp_device *xdp, const struct device_config
         return xdp_refuse(error, iface, "128 to 8176 slots, buffers of 2048 or 4096 bytes",
                           -EINVAL);
     }
-    if (config->rings > xdp->queues) {
+    if (config->queues & ~all_queues(xdp)) {
+        snprintf(error, PORT_ERROR_MAX,
+                 "xdp:%s: it has queues 0 to %u, not all that --rings names: give it more with "
+                 "`ethtool -L`",
+                 iface, xdp->queues - 1);
+        return -EINVAL;
+    }
+    if (config->rings > taken) {
         snprintf(error, PORT_ERROR_MAX,
                  "xdp:%s: %u rings for %u queues: give at most %u --workers, or more queues: "
                  "`ethtool -L %s combined %u`",
-                 iface, config->rings, xdp->queues, xdp->queues, iface, config->rings);
+                 iface, config->rings, taken, taken, iface, config->rings);
         return -EINVAL;
-    }
-    if (xdp->queues > PORT_RINGS_MAX) {
-        return xdp_refuse(error, iface,
-                          "more than 64 queues: give it fewer with `ethtool -L DEV combined 64`",
-                          -EINVAL);
     }
     return 0;
 }
@@ -238,12 +252,31 @@ static int set_mac(struct device *device, const struct device_config *config)
     if (memcmp(device->mac, xdp->link.mac, sizeof(device->mac)) == 0) {
         return 0;
     }
+    if (device->host_arp) { /* the kernel tells everybody the card's */
+        return -EADDRNOTAVAIL;
+    }
     xdp->promisc_fd = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0);
     if (xdp->promisc_fd < 0 ||
         setsockopt(xdp->promisc_fd, SOL_PACKET, PACKET_ADD_MEMBERSHIP, &mreq, sizeof(mreq)) != 0) {
         return -errno;
     }
     return 0;
+}
+
+/* The queues that are ours, to the ports by turns. */
+static void deal_queues(struct xdp_device *xdp)
+{
+    uint32_t turn = 0;
+
+    for (uint32_t queue = 0; queue < xdp->queues; queue++) {
+        struct xdp_port *port = &xdp->ports[turn % xdp->rings];
+
+        if (xdp->taken >> queue & 1) {
+            port->wait_fd = -1;
+            port->socket[port->sockets++] = (struct xdp_socket){.fd = -1, .queue = queue};
+            turn++;
+        }
+    }
 }
 
 static int map_ports(struct xdp_device *xdp, const struct device_config *config, uint32_t chunk)
@@ -255,13 +288,7 @@ static int map_ports(struct xdp_device *xdp, const struct device_config *config,
     if (!xdp->ports) {
         return -ENOMEM;
     }
-    for (uint32_t i = 0; i < xdp->rings; i++) {
-        xdp->ports[i].wait_fd = -1;
-        for (uint32_t queue = i; queue < xdp->queues; queue += xdp->rings) {
-            xdp->ports[i].socket[xdp->ports[i].sockets++] =
-                (struct xdp_socket){.fd = -1, .queue = queue};
-        }
-    }
+    deal_queues(xdp);
     for (uint32_t i = 0; i < xdp->rings && code == 0; i++) {
         xdp->ports[i].busy_poll = xdp->wishes.busy_poll;
         xdp->ports[i].unfinished = xdp->local_peer && !xdp->wishes.verify;
@@ -370,9 +397,11 @@ static int listen_all(struct xdp_device *xdp)
 static int open_rings(struct device *device, const struct device_config *config, char *error)
 {
     struct xdp_device *xdp = device->priv;
-    int code = xdp_program_load(&xdp->program, xdp->queues);
+    struct filter filter;
+    int code;
 
-    code = code != 0 ? code : xdp_program_set_address(&xdp->program, htonl(config->ip));
+    filter_set(&filter, config);
+    code = xdp_program_load(&xdp->program, xdp->queues, &filter);
     if (code != 0) {
         return xdp_refuse_program(xdp, code, error);
     }
@@ -417,7 +446,8 @@ static int xdp_open(struct device *device, const char *name, const struct device
     code = code != 0 ? code : check_config(xdp, config, error);
     code = code != 0 ? code : set_mtu(device, config, choose_chunk(xdp, config), error);
     if (code == 0) {
-        xdp->rings = config->rings ? config->rings : xdp->queues;
+        device->host_arp = config->take == PORT_TAKE_PORTS;
+        xdp->rings = config->rings ? config->rings : (uint32_t)__builtin_popcountll(xdp->taken);
         code = open_rings(device, config, error);
     }
     if (code != 0) {

@@ -16,8 +16,10 @@
  * kernel, announced in tx_plan. Start reading at struct xdp_shared, then xdp_rx_sync.
  */
 #pragma once
+#include <linux/bpf.h>
 #include <linux/if_xdp.h>
 
+#include "ports/filter.h"
 #include "ports/packet.h"
 #include "ports/port.h"
 
@@ -34,6 +36,7 @@ enum {
     XDP_BIND_USE_SG = 1 << 4,
     XDP_DESC_CONTD = 1,
     XDP_OPTION_TX_BUDGET = 9,
+    XDP_CODE_MAX = 64,
 };
 
 enum xdp_mode {
@@ -115,7 +118,7 @@ struct xdp_port {
 
 /* The program, its maps and its place on the interface. */
 struct xdp_program {
-    int address_map;
+    int filter_map;
     int socket_map;
     int prog_fd;
     int link_fd;
@@ -141,6 +144,7 @@ struct xdp_device {
     int refused[XDP_MODES]; /* why the better modes are not: errno */
     uint32_t rings;
     uint32_t queues;
+    uint64_t taken;         /* those that we serve, a bit each; the others stay the kernel's */
     struct xdp_port *ports; /* as many as rings */
 };
 
@@ -153,13 +157,16 @@ struct xdp_tenant {
 
 extern const struct port_ops xdp_port_ops;
 
+/* xdp_code.c: the program for a rule, in `insn`; how many instructions. */
+uint32_t xdp_code_make(struct bpf_insn insn[XDP_CODE_MAX], const struct xdp_program *program,
+                       const struct filter *filter);
 /* xdp_program.c: 0 or -errno. */
-int xdp_program_load(struct xdp_program *program, uint32_t queues);
+int xdp_program_load(struct xdp_program *program, uint32_t queues, const struct filter *filter);
 int xdp_program_attach(struct xdp_program *program, int ifindex, bool generic);
 void xdp_program_detach(struct xdp_program *program);
 void xdp_program_close(struct xdp_program *program);
-/* Frames to this address come to us; network order, 0: all of IPv4, ARP and what has a tag. */
-int xdp_program_set_address(const struct xdp_program *program, uint32_t address);
+/* Other addresses and ports, by the rule that was loaded. */
+int xdp_program_set_filter(const struct xdp_program *program, const struct filter *filter);
 int xdp_program_set_socket(const struct xdp_program *program, uint32_t queue, int fd);
 /* xdp_tenant.c: who is on the interface. */
 int xdp_tenant_find(int ifindex, struct xdp_tenant *tenant);

@@ -140,6 +140,8 @@ int xdp_refuse_open(const struct xdp_device *xdp, int code, char *error)
         what = "not enough memory for its rings: use fewer rings or slots";
     } else if (code == -ENODEV) {
         what = "the interface has gone";
+    } else if (code == -EADDRNOTAVAIL) {
+        what = "the host's kernel tells the card's MAC for this address: leave --mac out";
     }
     return what ? xdp_refuse(error, xdp->wishes.iface, what, code) : refuse_mode(xdp, code, error);
 }
@@ -157,6 +159,13 @@ void xdp_describe(struct device *device)
 {
     const struct xdp_device *xdp = device->priv;
     char why[PORT_ERROR_MAX / 2] = "";
+    char queues[32];
+    int taken = __builtin_popcountll(xdp->taken);
+
+    snprintf(queues, sizeof(queues), "%u", xdp->queues);
+    if ((uint32_t)taken != xdp->queues) {
+        snprintf(queues, sizeof(queues), "%d of %u", taken, xdp->queues);
+    }
 
     for (int mode = 0; mode < XDP_MODES; mode++) {
         size_t used = strlen(why);
@@ -166,8 +175,8 @@ void xdp_describe(struct device *device)
                      mode_names[mode], strerror(-xdp->refused[mode]));
         }
     }
-    snprintf(device->banner, sizeof(device->banner), "AF_XDP: %s, %u queue%s, %s%s%s%s",
-             mode_texts[xdp->mode], xdp->queues, xdp->queues > 1 ? "s" : "",
+    snprintf(device->banner, sizeof(device->banner), "AF_XDP: %s, %s queue%s, %s%s%s%s",
+             mode_texts[xdp->mode], queues, xdp->queues > 1 ? "s" : "",
              xdp->wishes.busy_poll ? "busy-poll" : "need_wakeup",
              xdp->ports[0].unfinished ? ", unfinished checksums of a local peer" : "",
              xdp->promisc_fd >= 0 ? ", promiscuous for a MAC of its own" : "", why);

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "stack/eth.h"
+#include "stack/ipv4.h"
 #include "stack/neighbour.h"
 
 enum {
@@ -69,7 +70,7 @@ __attribute__((noinline)) static const uint8_t *resolve_anew(struct stack *stack
 
     hop->ip = ip;
     hop->until_us = known ? stack->now_us + HOP_US : 0;
-    if (ask) {
+    if (ask && !stack->config->host_arp) {
         struct reply *reply = reply_add(stack, REPLY_ARP_ASK);
 
         if (reply) {
@@ -79,14 +80,32 @@ __attribute__((noinline)) static const uint8_t *resolve_anew(struct stack *stack
     return known ? hop->mac : NULL;
 }
 
+static struct hop *hop_of(struct stack *stack, uint32_t ip)
+{
+    return &stack->hops[(ip * 0x9e3779b1u) >> 26];
+}
+
 const uint8_t *arp_resolve(struct stack *stack, uint32_t ip)
 {
-    struct hop *hop = &stack->hops[(ip * 0x9e3779b1u) >> 26];
+    struct hop *hop = hop_of(stack, ip);
 
     if (likely(hop->ip == ip && stack->now_us < hop->until_us)) {
         return hop->mac;
     }
     return resolve_anew(stack, ip, hop);
+}
+
+void arp_learn_from(struct stack *stack, const struct frame *frame)
+{
+    uint32_t ip = stack_next_hop(stack->config, frame->tuple.raddr);
+    const uint8_t *mac = frame->data + ETH_ALEN_BYTES;
+    const uint8_t *known = arp_resolve(stack, ip);
+
+    if ((known && memcmp(known, mac, ETH_ALEN_BYTES) == 0) || (mac[0] & 1)) {
+        return;
+    }
+    neighbour_update(stack->cluster->neighbours, ip, mac, stack->now_us, true);
+    hop_of(stack, ip)->until_us = 0;
 }
 
 void arp_announce(struct stack *stack)

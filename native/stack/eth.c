@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/hash.h"
+#include "stack/arp.h"
 #include "stack/flow.h"
 #include "stack/ipv4.h"
 
@@ -37,6 +38,9 @@ static void classify_tcp_ports(struct stack *stack, struct frame *frame)
     frame->hash = flow_hash(stack->cluster->flow_key, &frame->tuple);
     frame->kind = FRAME_TCP;
     flow_prefetch(stack, frame->hash);
+    if (unlikely(stack->config->host_arp)) {
+        arp_learn_from(stack, frame);
+    }
 }
 
 static void classify_tcp(struct stack *stack, struct frame *frame)

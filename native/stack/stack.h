@@ -40,6 +40,7 @@ struct stack_config {
     uint32_t gateway; /* 0: none */
     uint8_t mac[6];
     uint16_t mtu;
+    bool host_arp; /* ARP is the host's: who our peers are is learned from their segments */
     uint32_t shards;
     uint32_t conns_max;   /* per shard */
     uint32_t actives_max; /* connections with data in flight or queued */

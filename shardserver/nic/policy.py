@@ -18,34 +18,34 @@ MEANING = {
 }
 POLICIES = ("auto", *MEANING)
 _SHARED = "packet sockets get copies: the host's kernel sees every frame as well"
+_COPIES = "libpcap gets copies: the host's kernel sees every frame as well"
 _HOLDS_ALL = "it sees what reaches its own end only; there is no host behind it"
+_RESETS = "and would reset the server's connections if it had the address (xdp:IFACE can)"
+_ALONE = dict.fromkeys(("pass", "pass-ip", "rings"), _HOLDS_ALL)
 
 # backend → policy → why it cannot; a policy that is not here can.
 _CANNOT: dict[str, dict[str, str]] = {
-    "mem": dict.fromkeys(("pass", "pass-ip", "rings"), _HOLDS_ALL),
-    "tap": dict.fromkeys(("pass", "pass-ip", "rings"), _HOLDS_ALL),
-    "vde": dict.fromkeys(("pass", "pass-ip", "rings"), _HOLDS_ALL),
+    "mem": _ALONE,
+    "vale": _ALONE,
+    "tap": _ALONE,
+    "vde": _ALONE,
     "packet": {
-        "exclusive": f"{_SHARED}, and no packet socket can take one away from it",
-        "pass": f"{_SHARED}, and would reset the server's connections if it had the address",
-        "rings": f"{_SHARED}, on every ring",
+        "exclusive": f"{_SHARED}, and no packet socket can take one away from it (xdp:IFACE can)",
+        "pass": f"{_SHARED}, {_RESETS}",
+        "rings": f"{_SHARED}, on every ring (xdp:IFACE can)",
     },
     "pcap": {
-        "exclusive": "libpcap gets copies: the host's kernel sees every frame as well",
-        "pass": "libpcap gets copies, and the host's kernel would reset the server's connections",
-        "rings": "libpcap gets copies from every ring",
+        "exclusive": f"{_COPIES} (xdp:IFACE can)",
+        "pass": f"{_COPIES}, {_RESETS}",
+        "rings": f"{_COPIES}, of every ring (xdp:IFACE can)",
     },
-    "xdp": {
-        "exclusive": "its XDP program takes the server's address and ARP for it, nothing else",
-        "pass": "its XDP program takes a whole address, not single TCP ports of one",
-        "rings": "its XDP program stands on the interface, not on single rings",
-    },
+    "xdp": {},
     "netmap": {
         "pass": "frames are not handed on to the host rings",
         "pass-ip": "frames are not handed on to the host rings",
-        "rings": "rings cannot be kept for the host: netmap mode is the whole interface's",
     },
 }
+BACKENDS = tuple(_CANNOT)
 _ORDER = ("pass-ip", "exclusive", "pass", "rings")
 
 

@@ -194,6 +194,7 @@ static void the_address_can_be_changed(void)
     struct packet_wire wire;
     uint8_t frame[TEST_FRAME];
     const struct xdp_device *xdp;
+    struct filter filter;
     int beside;
 
     if (!xdp_wire_open(&wire, &(struct xdp_plan){.spec = "xdp:srv0", .ip = ADDR_OTHER})) {
@@ -203,7 +204,8 @@ static void the_address_can_be_changed(void)
     beside = listen_beside();
     make_frame(&wire, frame, ETHERTYPE_IPV4, 30);
     CHECK_EQ(who_gets(&wire, beside, frame, sizeof(frame)), 'k');
-    CHECK_EQ(xdp_program_set_address(&xdp->program, htonl(ADDR_SERVICE)), 0);
+    filter_set(&filter, &(struct device_config){.ip = ADDR_SERVICE});
+    CHECK_EQ(xdp_program_set_filter(&xdp->program, &filter), 0);
     CHECK_EQ(who_gets(&wire, beside, frame, sizeof(frame)), 'r');
     close(beside);
     wire_close(&wire);

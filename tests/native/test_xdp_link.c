@@ -159,7 +159,7 @@ static void a_program_that_is_there_is_left_alone(void)
         const char *said;
         char id[32];
 
-        CHECK_EQ(xdp_program_load(&theirs, 1), 0);
+        CHECK_EQ(xdp_program_load(&theirs, 1, &(struct filter){0}), 0);
         CHECK_EQ(xdp_program_attach(&theirs, (int)if_nametoindex("srv0"), generic), 0);
         CHECK(program_on(&before) != 0);
         snprintf(id, sizeof(id), "\"shardserver\" (id %u%s)", before.prog_id,

@@ -12,7 +12,7 @@
 static bool may_use_bpf(void)
 {
     struct xdp_program program;
-    int code = xdp_program_load(&program, 1);
+    int code = xdp_program_load(&program, 1, &(struct filter){0});
 
     xdp_program_close(&program);
     if (code != 0) {
