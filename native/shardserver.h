@@ -26,7 +26,7 @@ enum ss_shard_state {
     SS_SHARD_STOPPED = 5,
 };
 
-/* Which frames of a card that we share with the host are ours: xdp and netmap. */
+/* Which frames of a card that we share with the host are ours. */
 enum ss_take {
     SS_TAKE_ADDRESS = 0, /* to our address */
     SS_TAKE_PORTS = 1,   /* to our TCP ports at our address, which is the host's as well */
@@ -49,7 +49,7 @@ struct ss_device_options {
     uint32_t buf_size;
     uint32_t links; /* mem: client attachments at most */
     uint32_t mtu;
-    uint32_t ip; /* xdp, netmap: whose frames are ours, host order; 0: everybody's */
+    uint32_t ip; /* whose frames are ours, host order; 0: everybody's */
     uint8_t mac[6];
     uint8_t pad[2];
     uint32_t take;          /* enum ss_take */

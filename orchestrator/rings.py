@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from orchestrator.plan import HARDWARE_RINGS, Plan
+from orchestrator.plan import Plan
 from shardserver import native
 from shardserver.config import BY_NAME, Config
 from shardserver.errors import ShardserverError
@@ -33,9 +33,7 @@ def take(plan: Plan) -> native.Take:
     if plan.sharing.shared:
         return native.Take.PORTS
     alone = plan.policy == "exclusive" or (plan.policy, plan.device.backend) == ("rings", "netmap")
-    if alone and plan.device.backend in HARDWARE_RINGS:
-        return native.Take.ALL
-    return native.Take.ADDRESS
+    return native.Take.ALL if alone else native.Take.ADDRESS
 
 
 def device_options(plan: Plan, config: Config) -> native.DeviceOptions:

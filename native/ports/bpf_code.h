@@ -1,61 +1,35 @@
-/* Instructions of BPF programs that are assembled here, by the names of what they do; bpf(2). */
+/*
+ * BPF programs assembled here, so that no compiler for them is needed. Jumps go forward, to labels
+ * below zero, which stand in their offset until the label's place is known.
+ */
 #pragma once
-#include <errno.h>
 #include <linux/bpf.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #include "base/compiler.h"
 
-static inline int bpf_call(enum bpf_cmd cmd, union bpf_attr *attr)
-{
-    long code = syscall(SYS_bpf, cmd, attr, sizeof(*attr));
+struct bpf_code {
+    struct bpf_insn *insn;
+    uint32_t n;
+    uint32_t max;
+};
 
-    return code < 0 ? -errno : (int)code;
-}
+/* bpf(2): a descriptor, 0 or -errno. */
+int bpf_call(enum bpf_cmd cmd, union bpf_attr *attr);
 
-static inline struct bpf_insn bpf_load(uint8_t size, uint8_t to, uint8_t from, int16_t offset)
-{
-    return (struct bpf_insn){.code = BPF_LDX | BPF_MEM | size,
-                             .dst_reg = to & 15u,
-                             .src_reg = from & 15u,
-                             .off = offset};
-}
-
-static inline struct bpf_insn bpf_move(uint8_t to, uint8_t from)
-{
-    return (struct bpf_insn){
-        .code = BPF_ALU64 | BPF_MOV | BPF_X, .dst_reg = to & 15u, .src_reg = from & 15u};
-}
-
-static inline struct bpf_insn bpf_move_number(uint8_t to, int32_t number)
-{
-    return (struct bpf_insn){
-        .code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = to & 15u, .imm = number};
-}
-
-static inline struct bpf_insn bpf_add_number(uint8_t to, int32_t number)
-{
-    return (struct bpf_insn){
-        .code = BPF_ALU64 | BPF_ADD | BPF_K, .dst_reg = to & 15u, .imm = number};
-}
-
-/* Over the next `skip` instructions if the lower halves compare so. */
-static inline struct bpf_insn bpf_jump32_number(uint8_t compare, uint8_t a, int32_t number,
-                                                int16_t skip)
-{
-    return (struct bpf_insn){.code = BPF_JMP32 | BPF_K | (compare & 0xf0),
-                             .dst_reg = a & 15u,
-                             .off = skip,
-                             .imm = number};
-}
-
-static inline struct bpf_insn bpf_helper(int32_t number)
-{
-    return (struct bpf_insn){.code = BPF_JMP | BPF_CALL, .imm = number};
-}
-
-static inline struct bpf_insn bpf_exit(void)
-{
-    return (struct bpf_insn){.code = BPF_JMP | BPF_EXIT};
-}
+void bpf_put(struct bpf_code *code, struct bpf_insn insn);
+/* to = *(from + offset); `size` is BPF_B, BPF_H, BPF_W or BPF_DW */
+void bpf_load(struct bpf_code *code, uint8_t size, uint8_t to, uint8_t from, int32_t offset);
+void bpf_move(struct bpf_code *code, uint8_t to, uint8_t from);
+/* to = to OPERATION number */
+void bpf_change(struct bpf_code *code, uint8_t operation, uint8_t to, int32_t number);
+/* to = to OPERATION by */
+void bpf_combine(struct bpf_code *code, uint8_t operation, uint8_t to, uint8_t by);
+/* To the label if a COMPARE b. */
+void bpf_jump(struct bpf_code *code, uint8_t compare, uint8_t a, uint8_t b, int16_t label);
+void bpf_jump_number(struct bpf_code *code, uint8_t compare, uint8_t a, int32_t number,
+                     int16_t label);
+void bpf_helper(struct bpf_code *code, enum bpf_func_id number);
+/* Ends the program with a result. */
+void bpf_return(struct bpf_code *code, int32_t result);
+/* The label is the instruction `at`. */
+void bpf_land(const struct bpf_code *code, int16_t label, uint32_t at);

@@ -148,15 +148,26 @@ static int set_mtu(struct device *device, const struct packet_device *packet,
     return 0;
 }
 
-/* Our MAC is the card's, unless the caller wants another: then the card must pass on all frames. */
-static void set_mac(struct device *device, struct packet_device *packet,
-                    const struct device_config *config)
+/*
+ * Our MAC is the card's, unless the caller wants another: then the card must pass on all frames.
+ * Where the kernel speaks ARP for us, it tells everybody the card's.
+ */
+static int set_mac(struct device *device, struct packet_device *packet,
+                   const struct device_config *config, char *error)
 {
     static const uint8_t none[6];
     bool given = memcmp(config->mac, none, sizeof(none)) != 0;
 
     memcpy(device->mac, given ? config->mac : packet->link.mac, sizeof(device->mac));
     packet->promiscuous = memcmp(device->mac, packet->link.mac, sizeof(device->mac)) != 0;
+    device->host_arp = config->take == PORT_TAKE_PORTS;
+    if (device->host_arp && packet->promiscuous) {
+        return packet_refuse(error, packet->link.name,
+                             "--mac with an address that is the host's: its kernel tells everybody "
+                             "the card's own",
+                             -EADDRNOTAVAIL);
+    }
+    return 0;
 }
 
 /* As many frames as slots, within a share of the machine's memory. */
@@ -231,14 +242,15 @@ static int open_rings(struct device *device, const struct device_config *config,
         code = open_ring(device, i, config);
     }
     if (code == 0) {
-        code = packet_socket_listen(packet, device->mac, config->ip);
+        code = packet_socket_listen(packet, device->mac, config);
     }
     if (code != 0) {
         return refuse_rings(packet, code, error);
     }
     device->rings = packet->rings;
-    packet->drop_fd = config->ip != 0 ? host_drop_open(packet->link.ifindex, config->ip) : -1;
-    return 0;
+    packet->drop_fd =
+        config->ip != 0 ? host_drop_open(packet->link.ifindex, config) : -EADDRNOTAVAIL;
+    return host_drop_check(device->name, packet->drop_fd, config, error);
 }
 
 static void describe(struct device *device)
@@ -313,8 +325,8 @@ static int packet_open(struct device *device, const char *name, const struct dev
     if (code == 0) {
         packet->rings =
             config->rings ? config->rings : min_u32(packet->link.queues, PORT_RINGS_MAX);
-        set_mac(device, packet, config);
-        code = open_rings(device, config, error);
+        code = set_mac(device, packet, config, error);
+        code = code != 0 ? code : open_rings(device, config, error);
     }
     if (code != 0) {
         packet_close(device);

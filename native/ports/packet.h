@@ -96,8 +96,9 @@ int packet_refuse(char *error, const char *name, const char *what, int code);
 
 /* packet_socket.c: opens, binds and fills ring `index`; it receives nothing before _listen. */
 int packet_socket_open(struct packet_device *device, uint32_t index, uint32_t blocks);
-/* Of IPv4 only frames for `ip` (host order; 0: any) are received. */
-int packet_socket_listen(struct packet_device *device, const uint8_t mac[6], uint32_t ip);
+/* Of the frames to `mac` those are received that are ours by config->take. */
+int packet_socket_listen(struct packet_device *device, const uint8_t mac[6],
+                         const struct device_config *config);
 void packet_socket_close(struct packet_ring *ring);
 /* Frames that found the TPACKET ring full since the last call, or -errno. */
 int packet_socket_drops(int fd);

@@ -1,7 +1,6 @@
 /* One AF_PACKET socket with its ring, and the fanout group of a device; see packet.h. */
 #include <arpa/inet.h>
 #include <errno.h>
-#include <linux/filter.h>
 #include <linux/if_ether.h>
 #include <linux/if_packet.h>
 #include <string.h>
@@ -9,14 +8,12 @@
 #include <unistd.h>
 
 #include "ports/packet.h"
+#include "ports/socket_filter.h"
 
 enum {
     FANOUT_IGNORE_OUTGOING = 0x4000, /* Linux 6.4; the filter says the same to older ones */
     SEND_BUFFER = 8 << 20,
     FANOUT_ID_MASK = 0xffff,
-    ETH_TYPE = 12,
-    IP_DST = 30,
-    WHOLE = 0x40000, /* bytes that an accepting filter keeps: all */
 };
 
 static int set_int(int fd, int level, int option, int value)
@@ -38,41 +35,6 @@ static int attach_deaf(int fd)
     struct sock_filter code[] = {BPF_STMT(BPF_RET | BPF_K, 0)};
 
     return attach(fd, code, 1);
-}
-
-/*
- * To our MAC or to many: ARP, IPv4 for our address (0: any), or what has its VLAN tag in the frame;
- * nothing that we sent ourselves.
- */
-static int attach_ours(int fd, const uint8_t mac[6], uint32_t ip)
-{
-    uint32_t high;
-    uint16_t low;
-
-    memcpy(&high, mac, sizeof(high));
-    memcpy(&low, mac + sizeof(high), sizeof(low));
-    const uint8_t other = ip == 0 ? 0 : 1;
-    struct sock_filter code[] = {
-        BPF_STMT(BPF_LD | BPF_B | BPF_ABS, (uint32_t)(SKF_AD_OFF + SKF_AD_PKTTYPE)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, PACKET_OUTGOING, 15, 0),
-        BPF_STMT(BPF_LD | BPF_B | BPF_ABS, 0),
-        BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, 1, 4, 0), /* broadcast, multicast */
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, 0),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, ntohl(high), 0, 11),
-        BPF_STMT(BPF_LD | BPF_H | BPF_ABS, 4),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, ntohs(low), 0, 9),
-        BPF_STMT(BPF_LD | BPF_H | BPF_ABS, ETH_TYPE),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, ETH_P_IP, 4, 0),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, ETH_P_ARP, 5, 0),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, ETH_P_8021Q, 4, 0),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, ETH_P_8021AD, 3, 0),
-        BPF_JUMP(BPF_JMP | BPF_JA, 3, 0, 0),
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, IP_DST),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, ip, 0, other),
-        BPF_STMT(BPF_RET | BPF_K, WHOLE),
-        BPF_STMT(BPF_RET | BPF_K, 0),
-    };
-    return attach(fd, code, sizeof(code) / sizeof(code[0]));
 }
 
 /* The kernel may have no room for as much as was asked: half as much then. */
@@ -179,12 +141,15 @@ static int go_promiscuous(const struct packet_device *device)
                : -errno;
 }
 
-int packet_socket_listen(struct packet_device *device, const uint8_t mac[6], uint32_t ip)
+int packet_socket_listen(struct packet_device *device, const uint8_t mac[6],
+                         const struct device_config *config)
 {
+    struct sock_filter filter[SOCKET_FILTER_MAX];
+    uint32_t n = socket_filter_make(filter, mac, config, true);
     int code = go_promiscuous(device);
 
     for (uint32_t i = 0; i < device->rings && code == 0; i++) {
-        code = attach_ours(device->ring[i].fd, mac, ip);
+        code = attach(device->ring[i].fd, filter, n);
     }
     return code;
 }

@@ -11,9 +11,7 @@
  * "pcap:FILE" (a name with a slash) replays a capture, pcap or pcapng, as fast as its rings take
  * it, then ends; what is sent to it is dropped and counted.
  */
-#include <arpa/inet.h>
 #include <errno.h>
-#include <linux/filter.h>
 #include <linux/if_ether.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,13 +25,13 @@
 #include "ports/host_drop.h"
 #include "ports/packet.h"
 #include "ports/pcap_lib.h"
+#include "ports/socket_filter.h"
 
 enum {
     SNAPLEN = FRAMEWISE_FRAME_MAX,
     BUFFER_BYTES = 64 << 20,
     TIMEOUT_MS = 1, /* without effect in immediate mode, but it must not be 0 everywhere */
     ERROR_PCAP = PCAP_ERROR_BYTES,
-    WHOLE = 0x40000, /* bytes that an accepting filter keeps: all */
 };
 
 struct pcap_device {
@@ -41,9 +39,10 @@ struct pcap_device {
     struct pcap_lib lib;
     struct pcap_handle *handle;
     struct packet_link link;
-    uint8_t mac[6];
     bool file;
     bool promiscuous;
+    uint32_t filter_len;
+    struct sock_filter filter[SOCKET_FILTER_MAX];
     int lock_fd;
     int drop_fd; /* host_drop.h; negative: none */
     struct feeder feeder;
@@ -54,29 +53,9 @@ static int refuse(const struct pcap_device *pcap, const char *what, int code, ch
     return framewise_refuse(error, pcap->spec, what, code);
 }
 
-/* To our MAC or to many; ARP or IPv4, with or without a VLAN tag. */
 static int set_filter(struct pcap_device *pcap)
 {
-    uint32_t high;
-    uint16_t low;
-
-    memcpy(&high, pcap->mac, sizeof(high));
-    memcpy(&low, pcap->mac + sizeof(high), sizeof(low));
-    struct sock_filter code[] = {
-        BPF_STMT(BPF_LD | BPF_B | BPF_ABS, 0),
-        BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, 1, 4, 0), /* broadcast, multicast */
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, 0),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, ntohl(high), 0, 7),
-        BPF_STMT(BPF_LD | BPF_H | BPF_ABS, 4),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, ntohs(low), 0, 5),
-        BPF_STMT(BPF_LD | BPF_H | BPF_ABS, 12),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, ETH_P_IP, 2, 0),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, ETH_P_ARP, 1, 0),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, ETH_P_8021Q, 0, 1),
-        BPF_STMT(BPF_RET | BPF_K, WHOLE),
-        BPF_STMT(BPF_RET | BPF_K, 0),
-    };
-    struct pcap_program program = {sizeof(code) / sizeof(code[0]), code};
+    struct pcap_program program = {pcap->filter_len, pcap->filter};
 
     return pcap->lib.setfilter(pcap->handle, &program) == 0 ? 0 : -EIO;
 }
@@ -348,8 +327,15 @@ static int set_identity(struct device *device, struct pcap_device *pcap,
     }
     device->mtu = config->mtu ? config->mtu : pcap->link.mtu;
     memcpy(device->mac, given ? config->mac : pcap->link.mac, sizeof(device->mac));
-    memcpy(pcap->mac, device->mac, sizeof(pcap->mac));
+    pcap->filter_len = socket_filter_make(pcap->filter, device->mac, config, false);
     pcap->promiscuous = memcmp(device->mac, pcap->link.mac, sizeof(device->mac)) != 0;
+    device->host_arp = config->take == PORT_TAKE_PORTS;
+    if (device->host_arp && pcap->promiscuous) {
+        return refuse(pcap,
+                      "--mac with an address that is the host's: its kernel tells everybody the "
+                      "card's own",
+                      -EADDRNOTAVAIL, error);
+    }
     return 0;
 }
 
@@ -405,6 +391,15 @@ static struct pcap_device *pcap_new(const struct device *device)
     return pcap;
 }
 
+static int keep_host_off(struct pcap_device *pcap, const struct device_config *config, char *error)
+{
+    if (pcap->file || config->ip == 0) {
+        return 0;
+    }
+    pcap->drop_fd = host_drop_open(pcap->link.ifindex, config);
+    return host_drop_check(pcap->spec, pcap->drop_fd, config, error);
+}
+
 static int pcap_open(struct device *device, const char *name, const struct device_config *config,
                      char *error)
 {
@@ -427,8 +422,10 @@ static int pcap_open(struct device *device, const char *name, const struct devic
     for (uint32_t i = 0; i < device->rings; i++) {
         device->ports[i].caps |= PORT_CAP_RX_GSO;
     }
-    if (!pcap->file && config->ip != 0) {
-        pcap->drop_fd = host_drop_open(pcap->link.ifindex, config->ip);
+    code = keep_host_off(pcap, config, error);
+    if (code != 0) {
+        pcap_device_close(device);
+        return code;
     }
     describe(device, pcap);
     return 0;

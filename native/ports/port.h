@@ -108,8 +108,8 @@ struct device_config {
     uint32_t buf_size; /* bytes, default 2048 */
     uint32_t links;    /* mem: attachments at most */
     uint32_t mtu;
-    uint32_t ip;   /* xdp, netmap: whose frames are ours, host order; 0: everybody's */
-    uint32_t take; /* xdp, netmap: enum port_take */
+    uint32_t ip;   /* whose frames are ours, host order; 0: everybody's */
+    uint32_t take; /* enum port_take; where the wire is shared with a host */
     uint16_t tcp_ports[PORT_TCP_PORTS_MAX]; /* with PORT_TAKE_PORTS; 0 ends them */
     uint64_t queues; /* xdp: the card's queues that we take, a bit each; 0: all */
     uint8_t mac[6];  /* mem: MAC of the server side; zero: derived from the name */

@@ -17,10 +17,8 @@ MEANING = {
     "rings": "the server takes some of the card's rings, the host keeps the others",
 }
 POLICIES = ("auto", *MEANING)
-_SHARED = "packet sockets get copies: the host's kernel sees every frame as well"
-_COPIES = "libpcap gets copies: the host's kernel sees every frame as well"
+_COPIES = "it gets copies of what every ring of the card brings (xdp:IFACE can)"
 _HOLDS_ALL = "it sees what reaches its own end only; there is no host behind it"
-_RESETS = "and would reset the server's connections if it had the address (xdp:IFACE can)"
 _ALONE = dict.fromkeys(("pass", "pass-ip", "rings"), _HOLDS_ALL)
 
 # backend → policy → why it cannot; a policy that is not here can.
@@ -29,16 +27,8 @@ _CANNOT: dict[str, dict[str, str]] = {
     "vale": _ALONE,
     "tap": _ALONE,
     "vde": _ALONE,
-    "packet": {
-        "exclusive": f"{_SHARED}, and no packet socket can take one away from it (xdp:IFACE can)",
-        "pass": f"{_SHARED}, {_RESETS}",
-        "rings": f"{_SHARED}, on every ring (xdp:IFACE can)",
-    },
-    "pcap": {
-        "exclusive": f"{_COPIES} (xdp:IFACE can)",
-        "pass": f"{_COPIES}, {_RESETS}",
-        "rings": f"{_COPIES}, of every ring (xdp:IFACE can)",
-    },
+    "packet": {"rings": _COPIES},
+    "pcap": {"rings": _COPIES},
     "xdp": {},
     "netmap": {
         "pass": "frames are not handed on to the host rings",

@@ -221,7 +221,7 @@ def test_a_server_echoes_on_a_changed_interface() -> None:
     [
         (("--channels", "9"), "--channels 9: its driver has at most 4"),
         (("--rss", "symmetric"), "its driver has no adjustable flow hash"),
-        (("--policy", "exclusive"), "packet cannot do --policy exclusive"),
+        (("--policy", "rings", "--rings", "0"), "packet cannot do --policy rings"),
         (("--policy", "rings"), "packet cannot do --policy rings"),
     ],
 )

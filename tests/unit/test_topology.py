@@ -174,8 +174,8 @@ def test_the_policy_is_in_the_plan() -> None:
     assert made.policy == "pass-ip"
     assert "policy    pass-ip: frames for" in "\n".join(plan.render(made, flags))
     assert plan.document(made, flags)["policy"] == "pass-ip"
-    with pytest.raises(DeviceUnavailableError, match="packet: no --policy exclusive"):
-        make(machine(), iface="eth0", ip="10.0.0.5/24", policy="exclusive")
+    with pytest.raises(DeviceUnavailableError, match="packet: no --policy rings"):
+        make(machine(), iface="eth0", ip="10.0.0.5/24", policy="rings")
 
 
 def test_the_plan_counts_the_queues_that_there_will_be() -> None:
