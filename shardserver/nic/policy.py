@@ -21,6 +21,9 @@ _SHARED = "packet sockets get copies: the host's kernel sees every frame as well
 _COPIES = "libpcap gets copies: the host's kernel sees every frame as well"
 _HOLDS_ALL = "it sees what reaches its own end only; there is no host behind it"
 _RESETS = "and would reset the server's connections if it had the address (xdp:IFACE can)"
+_WHOLE = "only a NIC with all its rings, netmap:IFACE, can be shared with its host like that"
+NETMAP_RING = "a netmap ring"  # netmap:IFACE-2
+NETMAP_PORT = "a netmap port"  # a pipe, a switch's port, host rings
 _ALONE = dict.fromkeys(("pass", "pass-ip", "rings"), _HOLDS_ALL)
 
 # backend → policy → why it cannot; a policy that is not here can.
@@ -40,10 +43,9 @@ _CANNOT: dict[str, dict[str, str]] = {
         "rings": f"{_COPIES}, of every ring (xdp:IFACE can)",
     },
     "xdp": {},
-    "netmap": {
-        "pass": "frames are not handed on to the host rings",
-        "pass-ip": "frames are not handed on to the host rings",
-    },
+    "netmap": {"rings": "a ring is taken by its name, one for a server: netmap:IFACE-2"},
+    NETMAP_RING: dict.fromkeys(("exclusive", "pass", "pass-ip"), _WHOLE),
+    NETMAP_PORT: dict.fromkeys(("pass", "pass-ip", "rings"), _WHOLE),
 }
 BACKENDS = tuple(_CANNOT)
 _ORDER = ("pass-ip", "exclusive", "pass", "rings")
