@@ -188,19 +188,19 @@ def test_a_login_to_the_same_address_goes_on_under_load(device: str) -> None:
 
 def test_rings_that_are_not_named_stay_the_hosts() -> None:
     """The host's service on port 7 answers on rings 0 and 1, ours on 2 and 3."""
-    with shared_wire() as wire:
-        theirs = Daemon(wire.server_ns, 7)
-        words = ("--rings", "2-3", "--force")
-        with server_on(wire, "xdp:srv0", *words) as server:
-            for ring in range(wire.queues):
-                netns.move_flow(wire, ring)
-                with contextlib.closing(connected(wire, 7)) as flow:
-                    assert echo(flow, b"ring %d" % ring)
-                    accepted = server.stats()["total"]["connections"]["accepted"]
-                    assert accepted == max(0, ring - 1)
-            assert theirs.accepted == 2
-            assert len(server.stats()["shards"]) == 2
-        theirs.close()
+    with (
+        shared_wire() as wire,
+        contextlib.closing(Daemon(wire.server_ns, 7)) as theirs,
+        server_on(wire, "xdp:srv0", "--rings", "2-3", "--force") as server,
+    ):
+        for ring in range(wire.queues):
+            netns.move_flow(wire, ring)
+            with contextlib.closing(connected(wire, 7)) as flow:
+                assert echo(flow, b"ring %d" % ring)
+            accepted = server.stats()["total"]["connections"]["accepted"]
+            assert accepted == max(0, ring - 1)
+        assert theirs.accepted == 2
+        assert len(server.stats()["shards"]) == 2
 
 
 def test_exclusive_leaves_the_host_nothing() -> None:
