@@ -7,6 +7,7 @@
 #include "base/wire.h"
 #include "netmap_case.h"
 #include "ports/netmap_bridge.h"
+#include "worker/server.h"
 
 enum {
     OURS = 0x0a000001,
@@ -251,6 +252,53 @@ static void exclusive_and_nobodys_address_take_all(void)
     }
 }
 
+/* The worker's side of it: each frame has one verdict, and the host's is its own. */
+static void a_worker_counts_what_it_hands_on(void)
+{
+    struct fake_port *nic = begin(64);
+    struct device *device = open_shared(&shared);
+    struct stack_config config = {.ip = htonl(OURS),
+                                  .netmask = htonl(0xffffff00),
+                                  .mtu = 1500,
+                                  .shards = RINGS,
+                                  .conns_max = 16,
+                                  .actives_max = 16,
+                                  .chunks_max = 64,
+                                  .rcv_buf = 4096,
+                                  .snd_buf = 4096,
+                                  .backlog_max = 16,
+                                  .host_arp = true};
+    uint64_t secret[2] = {1, 2};
+    uint8_t frame[FAKE_FRAME_MAX] = {0};
+    struct server *server;
+    struct worker worker;
+    uint32_t adopted;
+
+    CHECK_EQ(server_create(&server, device, &config, secret, case_error), 0);
+    server_worker_init(server, 0, &worker);
+    CHECK_EQ(worker_adopt(&worker, 1000, &adopted, &adopted), 0);
+    arrive(nic, 0, OURS, SSH, 1);
+    arrive(nic, 0, OTHER, ECHO, 2);
+    fake_receive(nic, 0, frame, 3000);
+    arrive(nic, 0, OURS, ECHO, 3);
+    host_sends(nic, 0, 4);
+    for (uint64_t now_us = 2000; now_us < 3000; now_us += 100) {
+        CHECK(worker_turn(&worker, now_us) >= 0);
+    }
+    CHECK_EQ(worker.stack.stats->verdict[VERDICT_host_passed], 2);
+    CHECK_EQ(worker.stack.stats->verdict[VERDICT_host_too_long], 1);
+    CHECK_EQ(stats_verdict_sum(worker.stack.stats), device->ports[0].counters->rx_frames);
+    CHECK_EQ(device->ports[0].counters->rx_frames, 4);
+    CHECK_EQ(fake_went_up(nic, frame), FRAME);
+    CHECK_EQ(fake_went_up(nic, frame), FRAME);
+    CHECK_EQ(frame[FRAME - 1], 2);
+    CHECK_EQ(fake_sent(nic, 0, frame), FRAME);
+    CHECK_EQ(frame[0], 4);
+    stack_detach(&worker.stack);
+    server_destroy(server);
+    end(device);
+}
+
 int main(int argc, char **argv)
 {
     static const struct check_case cases[] = {
@@ -263,6 +311,7 @@ int main(int argc, char **argv)
          a_full_ring_holds_the_host_back_and_loses_nothing},
         {"nonsense in a host ring stops the port", nonsense_in_a_host_ring_stops_the_port},
         {"without enough host rings it is refused", without_enough_host_rings_it_is_refused},
+        {"a worker counts what it hands on", a_worker_counts_what_it_hands_on},
         {"exclusive, and nobody's address, take all", exclusive_and_nobodys_address_take_all},
     };
 
