@@ -8,6 +8,7 @@
 #include <stddef.h>
 
 #include "base/wire.h"
+#include "ports/bpf_code.h"
 #include "ports/xdp.h"
 
 enum {
@@ -41,16 +42,7 @@ static void put(struct code *code, struct bpf_insn insn)
 
 static void load(struct code *code, uint8_t size, uint8_t to, uint8_t from, size_t offset)
 {
-    put(code, (struct bpf_insn){.code = BPF_LDX | BPF_MEM | size,
-                                .dst_reg = to & 15u,
-                                .src_reg = from & 15u,
-                                .off = (int16_t)offset});
-}
-
-static void move(struct code *code, uint8_t to, uint8_t from)
-{
-    put(code, (struct bpf_insn){
-                  .code = BPF_ALU64 | BPF_MOV | BPF_X, .dst_reg = to & 15u, .src_reg = from & 15u});
+    put(code, bpf_load(size, to, from, (int16_t)offset));
 }
 
 /* to = to OPERATION number */
@@ -99,8 +91,8 @@ static void load_map(struct code *code, uint8_t to, uint8_t kind, int map)
 /* Theirs if the frame ends before `offset` from `at`. */
 static void need(struct code *code, uint8_t at, size_t offset)
 {
-    move(code, SCRATCH, at);
-    change(code, BPF_ADD, SCRATCH, (int32_t)offset);
+    put(code, bpf_move(SCRATCH, at));
+    put(code, bpf_add_number(SCRATCH, (int32_t)offset));
     jump(code, BPF_JGT, SCRATCH, END, TO_THEIRS);
 }
 
@@ -143,7 +135,7 @@ static void anybodys_rule(struct code *code)
 static void match_port(struct code *code)
 {
     change(code, BPF_AND, FIELD, UINT16_MAX); /* for the verifier */
-    move(code, SCRATCH, FIELD);
+    put(code, bpf_move(SCRATCH, FIELD));
     change(code, BPF_RSH, SCRATCH, 3);
     combine(code, BPF_ADD, FILTER, SCRATCH);
     load(code, BPF_B, SCRATCH, FILTER, offsetof(struct filter, tcp_ports));
@@ -212,20 +204,20 @@ uint32_t xdp_code_make(struct bpf_insn insn[XDP_CODE_MAX], const struct xdp_prog
     struct code code = {.insn = insn};
     uint32_t ours;
 
-    move(&code, CONTEXT, 1);
+    put(&code, bpf_move(CONTEXT, 1));
     rule(&code, program, filter);
     ours = code.n;
     load(&code, BPF_W, FRAME, CONTEXT, offsetof(struct xdp_md, rx_queue_index));
     load_map(&code, 1, BPF_PSEUDO_MAP_FD, program->socket_map);
-    change(&code, BPF_MOV, 3, XDP_PASS); /* what a queue without a socket does */
-    put(&code, (struct bpf_insn){.code = BPF_JMP | BPF_CALL, .imm = BPF_FUNC_redirect_map});
-    put(&code, (struct bpf_insn){.code = BPF_JMP | BPF_EXIT});
+    put(&code, bpf_move_number(3, XDP_PASS)); /* what a queue without a socket does */
+    put(&code, bpf_helper(BPF_FUNC_redirect_map));
+    put(&code, bpf_exit());
     land(&code, TO_OURS, ours);
     if (filter->rule == PORT_TAKE_ALL) { /* the verifier wants no instruction that none reaches */
         return code.n;
     }
     land(&code, TO_THEIRS, code.n);
-    change(&code, BPF_MOV, RESULT, XDP_PASS);
-    put(&code, (struct bpf_insn){.code = BPF_JMP | BPF_EXIT});
+    put(&code, bpf_move_number(RESULT, XDP_PASS));
+    put(&code, bpf_exit());
     return code.n;
 }

@@ -8,17 +8,10 @@
 #include <linux/bpf.h>
 #include <linux/if_link.h>
 #include <string.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
+#include "ports/bpf_code.h"
 #include "ports/xdp.h"
-
-static int sys_bpf(enum bpf_cmd cmd, union bpf_attr *attr)
-{
-    long code = syscall(SYS_bpf, cmd, attr, sizeof(*attr));
-
-    return code < 0 ? -errno : (int)code;
-}
 
 static int create_map(enum bpf_map_type type, uint32_t value_bytes, uint32_t entries,
                       const char *name)
@@ -29,7 +22,7 @@ static int create_map(enum bpf_map_type type, uint32_t value_bytes, uint32_t ent
                            .max_entries = entries};
 
     memcpy(attr.map_name, name, strlen(name));
-    return sys_bpf(BPF_MAP_CREATE, &attr);
+    return bpf_call(BPF_MAP_CREATE, &attr);
 }
 
 static int set_entry(int map, uint32_t key, const void *value)
@@ -38,7 +31,7 @@ static int set_entry(int map, uint32_t key, const void *value)
                            .key = (uint64_t)(uintptr_t)&key,
                            .value = (uint64_t)(uintptr_t)value};
 
-    return sys_bpf(BPF_MAP_UPDATE_ELEM, &attr);
+    return bpf_call(BPF_MAP_UPDATE_ELEM, &attr);
 }
 
 static int load_code(const struct xdp_program *program, const struct filter *filter, uint32_t flags)
@@ -53,7 +46,7 @@ static int load_code(const struct xdp_program *program, const struct filter *fil
                            .prog_flags = flags,
                            .prog_name = "shardserver"};
 
-    return sys_bpf(BPF_PROG_LOAD, &attr);
+    return bpf_call(BPF_PROG_LOAD, &attr);
 }
 
 /* Frames in several pieces reach only a program that says it can take them (Linux 5.18). */
@@ -98,7 +91,7 @@ int xdp_program_attach(struct xdp_program *program, int ifindex, bool generic)
                         .attach_type = BPF_XDP,
                         .flags = generic ? XDP_FLAGS_SKB_MODE : XDP_FLAGS_DRV_MODE}};
 
-    program->link_fd = sys_bpf(BPF_LINK_CREATE, &attr);
+    program->link_fd = bpf_call(BPF_LINK_CREATE, &attr);
     return program->link_fd < 0 ? program->link_fd : 0;
 }
 
