@@ -51,16 +51,17 @@ def unable(wanted: str, backends: Mapping[str, str]) -> dict[str, str]:
     return {**named, **backends}
 
 
-def _queues(config: Config, device: DeviceName, chosen: str, topology: Topology) -> tuple[int, ...]:
-    if chosen != "rings":
-        return ()
-    if device.backend == "netmap":
-        if config.rings or not topology.netmap_port or topology.netmap_port.ring < 0:
-            raise UsageError(
-                f"{device}: netmap takes rings by name, one for a server",
-                f"give --device netmap:{device.name.split('-')[0]}-0 and no --rings",
-            )
-        return ()
+def _kind(device: DeviceName, topology: Topology) -> str:
+    """What of a backend the policy is asked of: netmap's ports are of three kinds."""
+    port = topology.netmap_port
+    if device.backend != "netmap" or port is None:
+        return device.backend
+    if port.ring >= 0:
+        return policy.NETMAP_RING
+    return "netmap" if port.interface and port.nic and not port.host else policy.NETMAP_PORT
+
+
+def _queues(config: Config, device: DeviceName, topology: Topology) -> tuple[int, ...]:
     if not config.rings:
         raise UsageError(
             f"{device}: --policy rings without rings", "give --rings 2,3: those that are ours"
@@ -72,7 +73,7 @@ def _queues(config: Config, device: DeviceName, chosen: str, topology: Topology)
             f"{device}: --rings: no ring {beyond[0]}: it has {have}, numbered from 0",
             f"ethtool -L {device.interface} combined {beyond[0] + 1}, or --channels",
         )
-    return tuple(sorted(config.rings))
+    return config.rings
 
 
 def _listeners(config: Config, topology: Topology, ip: int) -> tuple[str, ...]:
@@ -118,14 +119,12 @@ def _check_engine(config: Config, device: DeviceName) -> None:
 
 def decide(config: Config, device: DeviceName, ip: int, topology: Topology) -> Sharing:
     """The policy in force on a backend; raises what the user has to change."""
-    wanted = wanted_policy(config)
-    one = device.backend == "netmap" and topology.netmap_port and topology.netmap_port.ring >= 0
-    if one and wanted == "auto":
-        wanted = "rings"
-    chosen = policy.choose(device.backend, wanted, str(device))
-    queues = _queues(config, device, chosen, topology)
+    kind = _kind(device, topology)
+    chosen = policy.choose(kind, wanted_policy(config), str(device))
+    by_number = chosen == "rings" and kind == "xdp"
+    queues = _queues(config, device, topology) if by_number else ()
     has = ip in topology.host_addresses
-    may_share = chosen == "pass" or (chosen == "rings" and device.backend == "xdp")
+    may_share = chosen == "pass" or by_number
     if (has and not may_share) or (chosen == "pass" and not has):
         raise _refuse_address(ip, chosen, device)
     if not has:

@@ -11,6 +11,7 @@
 #include "base/arena.h"
 #include "base/hash.h"
 #include "ports/backends.h"
+#include "ports/netmap_bridge.h"
 
 enum {
     ETH_OVERHEAD = 18,
@@ -25,6 +26,7 @@ static void give_extra_back(struct netmap_device *netmap);
 
 static void close_ring(struct netmap_ring *ring)
 {
+    netmap_bridge_close(ring);
     netmap_file_close(&ring->file);
     swring_destroy(&ring->stub);
 }
@@ -91,6 +93,8 @@ static struct netmap_device *netmap_new(const struct netmap_kernel *kernel)
     netmap->holder = (struct netmap_file){.kernel = kernel, .fd = -1};
     for (uint32_t i = 0; i < PORT_RINGS_MAX; i++) {
         netmap->ring[i].file = (struct netmap_file){.kernel = kernel, .fd = -1};
+        netmap->ring[i].host = (struct netmap_file){.kernel = kernel, .fd = -1};
+        netmap->ring[i].both_fd = -1;
     }
     return netmap;
 }
@@ -274,6 +278,17 @@ static int make_port(struct device *device, uint32_t index)
     return netmap_sync_begin(port) ? 0 : -EPROTO;
 }
 
+static int open_host_ring(struct device *device, uint32_t index, char *error)
+{
+    int code = netmap_bridge_open(device, index);
+
+    return code != 0 ? netmap_refuse(error, device,
+                                     "no host ring beside each of the NIC's, which hands the host "
+                                     "its frames: give --policy exclusive, or --policy rings",
+                                     code)
+                     : 0;
+}
+
 static int open_ring(struct device *device, uint32_t index, const uint32_t place[2], char *error)
 {
     struct netmap_device *netmap = device->priv;
@@ -294,7 +309,7 @@ static int open_ring(struct device *device, uint32_t index, const uint32_t place
                              "netmap-abi`",
                              code);
     }
-    return 0;
+    return netmap->bridged ? open_host_ring(device, index, error) : 0;
 }
 
 /* Buffers for nobody's slot are asked for once, by the first descriptor. */
@@ -436,9 +451,36 @@ static void describe(struct device *device)
              "%" PRIu64 " MiB%s%s%s",
              NM_API, adapter_of(netmap), netmap->rings, netmap->rings == 1 ? "" : "s",
              got->tx_slots, got->rx_slots, got->mem_id, got->memsize >> 20,
-             host_only(netmap) ? ", host rings: empty until the NIC's are open as well" : "",
+             host_only(netmap) ? ", host rings: empty until the NIC's are open as well"
+             : netmap->bridged ? ", the host's frames over host rings"
+                               : "",
              netmap->promiscuous_fd >= 0 ? ", promiscuous for a MAC of its own" : "",
              netmap->name.kind == NETMAP_NIC && !netmap->link.running ? ", no carrier yet" : "");
+}
+
+/* An address that is the host's as well takes a NIC whose frames can be told apart. */
+static int check_shared(struct device *device, const struct device_config *config, char *error)
+{
+    const struct netmap_device *netmap = device->priv;
+    static const uint8_t none[6];
+
+    device->host_arp = config->take == PORT_TAKE_PORTS;
+    if (!device->host_arp) {
+        return 0;
+    }
+    if (!netmap->bridged) {
+        return netmap_refuse(error, device,
+                             "only a NIC with all of its rings can be shared with the host: give "
+                             "netmap:DEV, or an address of the server's own",
+                             -EINVAL);
+    }
+    if (memcmp(config->mac, none, 6) != 0 && memcmp(config->mac, netmap->link.mac, 6) != 0) {
+        return netmap_refuse(error, device,
+                             "the host's kernel tells the card's MAC for this address: leave --mac "
+                             "out",
+                             -EADDRNOTAVAIL);
+    }
+    return 0;
 }
 
 static int open_stages(struct device *device, const char *name, const struct device_config *config,
@@ -447,6 +489,10 @@ static int open_stages(struct device *device, const char *name, const struct dev
     int code = parse(device, name, config, error);
 
     code = code != 0 ? code : netmap_plan(device, config, error);
+    if (code == 0) {
+        netmap_bridge_plan(device->priv, config);
+        code = check_shared(device, config, error);
+    }
     code = code != 0 ? code : open_rings(device, error);
     code = code != 0 ? code : set_mtu(device, config, error);
     return code != 0 ? code : set_mac(device, config, error);

@@ -13,10 +13,20 @@
  * netmap_rx_sync.
  */
 #pragma once
+#include "ports/filter.h"
 #include "ports/netmap_limits.h"
 #include "ports/netmap_name.h"
 #include "ports/port.h"
 #include "ports/swring.h"
+
+/* A frame of the host's on its way from its ring to the NIC's: netmap_bridge.c. */
+struct netmap_move {
+    uint32_t from; /* slots */
+    uint32_t to;
+    uint32_t sent; /* buffers */
+    uint32_t back;
+    uint16_t len;
+};
 
 /* Of one ring pair, in MAP_SHARED memory. */
 struct netmap_shared {
@@ -28,6 +38,11 @@ struct netmap_shared {
     uint32_t tx_unsynced;  /* a head was stored, its sync may not have happened */
     uint64_t tx_synced_us; /* when the last one was */
     uint32_t broken;       /* a slot held nonsense when nobody could be told */
+    uint32_t host_head;    /* of the host ring beside it */
+    uint32_t host_tail;    /* slots before this one are checked */
+    uint64_t host_synced_us;
+    volatile uint32_t moving; /* `move` is in hand */
+    struct netmap_move move;
 };
 
 /* One descriptor with its mapping. Process-private, fixed after the open. */
@@ -47,6 +62,11 @@ struct netmap_ring {
     bool rx_stub;
     uint32_t tx_bufs; /* valid buffer indices of the TX ring are below this */
     uint32_t rx_bufs;
+    const struct filter *filter; /* which frames are ours; NULL: all, and there is no host ring */
+    struct netmap_file host;
+    struct nm_ring *host_rx;
+    uint32_t host_bufs;
+    int both_fd; /* hears the NIC's ring and the host's; -1: none */
 };
 
 struct netmap_device {
@@ -62,6 +82,8 @@ struct netmap_device {
     uint32_t *extra; /* buffers besides those in the rings */
     uint32_t extra_n;
     uint32_t rings;
+    bool bridged; /* the host has its frames */
+    struct filter filter;
     struct netmap_ring ring[PORT_RINGS_MAX];
 };
 

@@ -11,7 +11,8 @@ enum {
     NM_FORWARD = 0x0004,
     NM_NO_LEARN = 0x0008,
     NM_INDIRECT = 0x0010,
-    NM_MOREFRAG = 0x0020, /* the frame goes on in the next slot */
+    NM_MOREFRAG = 0x0020,     /* the frame goes on in the next slot */
+    NM_RING_FORWARD = 0x0004, /* of a ring: NM_FORWARD in its slots is heeded */
     NM_IF_RING_OFS = 56,
     NM_RING_SLOTS_OFS = 256,
     NM_BUF_FIRST = 2, /* indices 0 and 1 are reserved */

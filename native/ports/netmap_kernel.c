@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -177,6 +178,23 @@ static int kernel_parameter(const char *name, uint64_t *value)
     return end == text || errno != 0 ? -ENOENT : 0;
 }
 
+static int kernel_both(int fd, int other)
+{
+    struct epoll_event event = {.events = EPOLLIN};
+    int both = epoll_create1(EPOLL_CLOEXEC);
+    int code = 0;
+
+    if (both < 0) {
+        return -errno;
+    }
+    if (epoll_ctl(both, EPOLL_CTL_ADD, fd, &event) != 0 ||
+        epoll_ctl(both, EPOLL_CTL_ADD, other, &event) != 0) {
+        code = -errno;
+        close(both);
+    }
+    return code != 0 ? code : both;
+}
+
 static void kernel_sleep_us(uint32_t us)
 {
     struct timespec ts = {.tv_sec = us / 1000000, .tv_nsec = (long)(us % 1000000) * 1000};
@@ -195,5 +213,6 @@ const struct netmap_kernel netmap_kernel = {
     .link = kernel_link,
     .promiscuous = kernel_promiscuous,
     .parameter = kernel_parameter,
+    .both = kernel_both,
     .sleep_us = kernel_sleep_us,
 };

@@ -35,6 +35,8 @@ struct netmap_kernel {
     int (*promiscuous)(const char *iface);
     /* A module parameter; -ENOENT: it cannot be read. */
     int (*parameter)(const char *name, uint64_t *value);
+    /* A descriptor that is readable when one of two is; closed by close(). */
+    int (*both)(int fd, int other);
     void (*sleep_us)(uint32_t us);
 };
 

@@ -224,6 +224,13 @@ int netmap_plan_compare(const struct device *device, const struct nm_req_registe
         !differs(netmap->name.mem_id, got->mem_id)) {
         return 0;
     }
+    if (netmap->bridged && (differs(conf->host_tx_rings, got->host_tx_rings) ||
+                            differs(conf->host_rx_rings, got->host_rx_rings))) {
+        return netmap_refuse(error, device,
+                             "another program has it open, with fewer host rings than the NIC's: "
+                             "stop that one, or give --policy exclusive",
+                             -EBUSY);
+    }
     snprintf(what, sizeof(what),
              "the port has %u+%u rings of %u and %u slots, %u+%u host rings, in region %u, not "
              "what was asked for: %s",

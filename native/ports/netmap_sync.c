@@ -8,7 +8,7 @@
 #include <errno.h>
 #include <poll.h>
 
-#include "ports/netmap.h"
+#include "ports/netmap_bridge.h"
 
 enum {
     TX_FULL_WAIT_MS = 1,
@@ -86,6 +86,8 @@ static int take_received(const struct port *port)
         !look_at(ring, shared->rx_tail, tail, netmap_ring(port)->rx_bufs, found)) {
         return broken(port);
     }
+    netmap_bridge_mark(port, shared->rx_tail, tail);
+    compiler_barrier();
     __atomic_store_n(&shared->rx_tail, tail, __ATOMIC_RELEASE);
     compiler_barrier();
     port->counters->rx_frames += found[0];
@@ -102,13 +104,16 @@ int netmap_rx_sync(struct port *port, uint64_t now_us)
     uint32_t head;
     int code;
 
-    (void)now_us;
     if (netmap_ring(port)->rx_stub) {
         return 0;
     }
     head = ring->head;
     if (shared->broken || !user_valid(ring, shared->rx_head, shared->rx_tail)) {
         return broken(port);
+    }
+    code = netmap_bridge_pull(port, now_us);
+    if (code != 0) {
+        return code;
     }
     shared->rx_head = head;
     compiler_barrier();
@@ -258,7 +263,7 @@ static int port_recover(struct port *port)
         port->tx->cur = port->tx->head;
         code = take_completed(port);
     }
-    return code;
+    return code != 0 ? code : netmap_bridge_recover(port);
 }
 
 static bool all_valid(const struct nm_ring *ring, uint32_t bufs)

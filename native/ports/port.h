@@ -34,6 +34,7 @@ enum port_cap {
     PORT_CAP_RX_GSO = 1 << 1,   /* frames longer than the MTU may arrive (super-segments) */
     PORT_CAP_TX_CSUM = 1 << 2,  /* NEEDS_CSUM is honoured on transmit */
     PORT_CAP_TX_GSO = 1 << 3,   /* super-segments are taken on transmit */
+    PORT_CAP_HOST = 1 << 4,     /* slots marked NM_FORWARD are the host's, NM_REPORT lost to it */
 };
 
 /* virtio_net_hdr_mrg_rxbuf, little endian as on the wire of a virtio queue. */

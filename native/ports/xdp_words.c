@@ -158,13 +158,12 @@ int xdp_refuse_program(const struct xdp_device *xdp, int code, char *error)
 void xdp_describe(struct device *device)
 {
     const struct xdp_device *xdp = device->priv;
-    char why[PORT_ERROR_MAX / 2] = "";
-    char queues[32];
-    int taken = __builtin_popcountll(xdp->taken);
+    char why[PORT_ERROR_MAX / 2 - 16] = "";
+    char of_all[12] = "";
+    uint8_t taken = (uint8_t)__builtin_popcountll(xdp->taken);
 
-    snprintf(queues, sizeof(queues), "%u", xdp->queues);
-    if ((uint32_t)taken != xdp->queues) {
-        snprintf(queues, sizeof(queues), "%d of %u", taken, xdp->queues);
+    if (taken != xdp->queues) {
+        snprintf(of_all, sizeof(of_all), " of %u", (uint8_t)xdp->queues); /* 64 at most */
     }
 
     for (int mode = 0; mode < XDP_MODES; mode++) {
@@ -175,8 +174,8 @@ void xdp_describe(struct device *device)
                      mode_names[mode], strerror(-xdp->refused[mode]));
         }
     }
-    snprintf(device->banner, sizeof(device->banner), "AF_XDP: %s, %s queue%s, %s%s%s%s",
-             mode_texts[xdp->mode], queues, xdp->queues > 1 ? "s" : "",
+    snprintf(device->banner, sizeof(device->banner), "AF_XDP: %s, %u%s queue%s, %s%s%s%s",
+             mode_texts[xdp->mode], taken, of_all, xdp->queues > 1 ? "s" : "",
              xdp->wishes.busy_poll ? "busy-poll" : "need_wakeup",
              xdp->ports[0].unfinished ? ", unfinished checksums of a local peer" : "",
              xdp->promisc_fd >= 0 ? ", promiscuous for a MAC of its own" : "", why);

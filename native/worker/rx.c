@@ -75,6 +75,18 @@ static bool frame_at(const struct port *port, uint32_t slot, uint32_t tail, stru
     return true;
 }
 
+/* Of a NIC that is shared with the host: the port has looked at whose the frame is. */
+static void take_mark(const struct port *port, struct frame *frame)
+{
+    uint16_t flags = port->rx->slot[frame->slot].flags;
+
+    if (flags & NM_FORWARD) {
+        frame->verdict = VERDICT_host_passed;
+    } else if (flags & NM_REPORT) {
+        frame->verdict = VERDICT_host_too_long;
+    }
+}
+
 static uint32_t collect_ring(struct stack *stack)
 {
     const struct port *port = stack->port;
@@ -89,6 +101,9 @@ static uint32_t collect_ring(struct stack *stack)
         }
         if (port->caps & PORT_CAP_VNET_HDR) {
             take_vnet_hdr(&stack->frames[n]);
+        }
+        if (port->caps & PORT_CAP_HOST) {
+            take_mark(port, &stack->frames[n]);
         }
         prefetch_line(stack->frames[n].data);
         slot = stack->frames[n++].next;

@@ -19,6 +19,9 @@ MEANING = {
 POLICIES = ("auto", *MEANING)
 _COPIES = "it gets copies of what every ring of the card brings (xdp:IFACE can)"
 _HOLDS_ALL = "it sees what reaches its own end only; there is no host behind it"
+_WHOLE = "only a NIC with all its rings, netmap:IFACE, can be shared with its host like that"
+NETMAP_RING = "a netmap ring"  # netmap:IFACE-2
+NETMAP_PORT = "a netmap port"  # a pipe, a switch's port, host rings
 _ALONE = dict.fromkeys(("pass", "pass-ip", "rings"), _HOLDS_ALL)
 
 # backend → policy → why it cannot; a policy that is not here can.
@@ -30,10 +33,9 @@ _CANNOT: dict[str, dict[str, str]] = {
     "packet": {"rings": _COPIES},
     "pcap": {"rings": _COPIES},
     "xdp": {},
-    "netmap": {
-        "pass": "frames are not handed on to the host rings",
-        "pass-ip": "frames are not handed on to the host rings",
-    },
+    "netmap": {"rings": "a ring is taken by its name, one for a server: netmap:IFACE-2"},
+    NETMAP_RING: dict.fromkeys(("exclusive", "pass", "pass-ip"), _WHOLE),
+    NETMAP_PORT: dict.fromkeys(("pass", "pass-ip", "rings"), _WHOLE),
 }
 BACKENDS = tuple(_CANNOT)
 _ORDER = ("pass-ip", "exclusive", "pass", "rings")

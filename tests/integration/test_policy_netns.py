@@ -37,12 +37,13 @@ def echo(flow: socket.socket, say: bytes) -> bool:
 
 
 class Daemon:
-    """The host's own service on port 22 of every address: echoes, in its kernel's TCP."""
+    """A service of the host's own, on every address: echoes, in its kernel's TCP."""
 
-    def __init__(self, namespace: str) -> None:
+    def __init__(self, namespace: str, tcp_port: int = SSH) -> None:
+        self.accepted = 0
         (self._listener,) = netns.sockets_in(namespace, 1, **STREAM)
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._listener.bind(("0.0.0.0", SSH))
+        self._listener.bind(("0.0.0.0", tcp_port))
         self._listener.listen()
         self._thread = threading.Thread(target=self._accept, daemon=True)
         self._thread.start()
@@ -51,6 +52,7 @@ class Daemon:
         with contextlib.suppress(OSError):
             while True:
                 flow, _ = self._listener.accept()
+                self.accepted += 1
                 threading.Thread(target=self._serve, args=(flow,), daemon=True).start()
 
     def _serve(self, flow: socket.socket) -> None:
@@ -76,14 +78,23 @@ def shared_wire() -> Iterator[netns.Wire]:
             daemon.close()
 
 
-@contextlib.contextmanager
-def login(wire: netns.Wire) -> Iterator[socket.socket]:
-    """A connection of the client to the host's daemon, as a login would be."""
+def connected(wire: netns.Wire, tcp_port: int) -> socket.socket:
+    """A connection of the client's kernel."""
     (flow,) = netns.sockets_in(wire.client_ns, 1, **STREAM)
-    with flow:
-        flow.settimeout(10)
-        flow.connect((wire.service, SSH))
-        yield flow
+    flow.settimeout(10)
+    flow.connect((wire.service, tcp_port))
+    return flow
+
+
+def login(wire: netns.Wire) -> socket.socket:
+    """A connection to the host's daemon, as a login would be."""
+    return connected(wire, SSH)
+
+
+def pings(wire: netns.Wire, argv: list[str]) -> bool:
+    """Whether the command's pings are answered."""
+    done = subprocess.run(netns.client_argv(wire, argv), capture_output=True, check=False)
+    return done.returncode == 0
 
 
 @contextlib.contextmanager
@@ -129,23 +140,30 @@ def refused(wire: netns.Wire, tcp_port: int) -> bool:
 
 
 def http_get(wire: netns.Wire) -> str:
-    (flow,) = netns.sockets_in(wire.client_ns, 1, **STREAM)
-    with flow:
-        flow.settimeout(10)
-        flow.connect((wire.service, HTTP))
+    with connected(wire, HTTP) as flow:
         flow.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         return flow.recv(65536).decode()
 
 
-def talk_while(load: subprocess.Popen[str], wire: netns.Wire, early: socket.socket) -> int:
-    """Two logins, an early and a late one, talk while the load runs. How often they did."""
+def talk_while(load: subprocess.Popen[str], logins: list[socket.socket]) -> int:
+    """Turns of a conversation with the host's daemon for as long as the load lasts."""
     turns = 0
-    with login(wire) as late:
-        while load.poll() is None:
-            assert echo(early, b"early %d" % turns * 300)
-            assert echo(late, b"late %d" % turns * 300)
-            turns += 1
+    while load.poll() is None:
+        assert all(echo(flow, b"turn %d" % turns * 300) for flow in logins)
+        turns += 1
     return turns
+
+
+def everybody_answers(wire: netns.Wire, server: running.Server) -> None:
+    """The services are ours; ICMP is the kernel's; it has reset nothing."""
+    assert "200 OK" in http_get(wire)
+    pinged = netns.run_in_client(wire, ["ping", "-c", "2", "-i", "0.2", wire.service])
+    assert " 0% packet loss" in pinged
+    stats = server.stats()
+    assert running.books_agree(stats)
+    assert stats["total"]["verdicts"]["tcp_no_listener"] == 0
+    assert stats["total"]["verdicts"]["icmp_echo"] == 0
+    assert resets_by_kernel(wire) == 0
 
 
 @pytest.mark.parametrize("device", ["xdp:srv0", "xdp:srv0:generic", "packet:srv0", "pcap:srv0"])
@@ -153,22 +171,50 @@ def test_a_login_to_the_same_address_goes_on_under_load(device: str) -> None:
     with shared_wire() as wire, login(wire) as early:
         assert echo(early, b"before")
         before = interface(wire)
-        with server_on(wire, device, "--policy", "pass", "--workers", "4") as server:
+        with (
+            server_on(wire, device, "--policy", "pass", "--workers", "4") as server,
+            login(wire) as late,
+        ):
             load = server.load_in_background(f"{wire.service}:7", "-c", "100", "-d", "4s")
-            turns = talk_while(load, wire, early)
+            turns = talk_while(load, [early, late])
             out, _ = load.communicate(timeout=60)
             assert load.returncode == 0, out
             assert turns > 20
-            assert "200 OK" in http_get(wire)
-            pinged = netns.run_in_client(wire, ["ping", "-c", "2", "-i", "0.2", wire.service])
-            assert " 0% packet loss" in pinged
-            stats = server.stats()
-            assert running.books_agree(stats)
-            assert stats["total"]["verdicts"]["icmp_echo"] == 0  # the kernel answered
-            assert resets_by_kernel(wire) == 0
+            everybody_answers(wire, server)
         assert interface(wire) == before
         assert refused(wire, 7)
         assert echo(early, b"after")
+
+
+def test_rings_that_are_not_named_stay_the_hosts() -> None:
+    """The host's service on port 7 answers on rings 0 and 1, ours on 2 and 3."""
+    with (
+        shared_wire() as wire,
+        contextlib.closing(Daemon(wire.server_ns, 7)) as theirs,
+        server_on(wire, "xdp:srv0", "--rings", "2-3", "--force") as server,
+    ):
+        for ring in range(wire.queues):
+            netns.move_flow(wire, ring)
+            with contextlib.closing(connected(wire, 7)) as flow:
+                assert echo(flow, b"ring %d" % ring)
+            accepted = server.stats()["total"]["connections"]["accepted"]
+            assert accepted == max(0, ring - 1)
+        assert theirs.accepted == 2
+        assert len(server.stats()["shards"]) == 2
+
+
+@pytest.mark.parametrize("device", ["xdp:srv0", "packet:srv0"])
+def test_exclusive_leaves_the_host_nothing(device: str) -> None:
+    with netns.wire() as wire:
+        other = "10.77.0.3"
+        netns.run_in_server(wire, ["ip", "addr", "add", f"{other}/24", "dev", "srv0"])
+        ping = ["ping", "-c", "1", "-W", "1", other]
+        assert pings(wire, ping)
+        with server_on(wire, device, "--policy", "exclusive", "--workers", "2"):
+            assert not pings(wire, ping)
+            with flows(wire, 4) as opened:
+                assert all(echo(flow, b"ours") for flow in opened)
+        assert pings(wire, ping)
 
 
 @pytest.mark.parametrize("device", ["xdp:srv0", "packet:srv0"])
@@ -217,16 +263,41 @@ def test_a_port_that_the_host_listens_on_is_refused() -> None:
             assert netns.listening(wire)
 
 
-def test_exclusive_leaves_the_host_nothing() -> None:
-    """Behind packet sockets too, which get copies only."""
+@pytest.mark.parametrize(
+    ("device", "policy", "why"),
+    [
+        ("packet:srv0", "rings", "copies of what every ring of the card brings"),
+        ("pcap:srv0", "rings", "copies of what every ring of the card brings"),
+        ("tap:sstap0", "pass", "there is no host behind it"),
+        ("vde:/run/x.ctl", "rings", "there is no host behind it"),
+        ("mem:x", "pass", "there is no host behind it"),
+    ],
+)
+def test_what_a_backend_cannot_do_is_refused_in_one_line(
+    device: str, policy: str, why: str
+) -> None:
     with netns.wire() as wire:
-        address = ["ip", "addr", "add", "10.77.0.3/24", "dev", "srv0"]
-        netns.run_in_server(wire, address)
-        ping = ["ping", "-c", "1", "-W", "5", "10.77.0.3"]
-        assert " 0% packet loss" in netns.run_in_client(wire, ping)
-        with server_on(wire, "packet:srv0", "--policy", "exclusive", "--workers", "2"):
-            assert "200 OK" in http_get(wire)
-            command = netns.client_argv(wire, ["ping", "-c", "2", "-i", "0.2", "-W", "1"])
-            done = subprocess.run([*command, "10.77.0.3"], capture_output=True, check=False)
-            assert done.returncode != 0
-        assert " 0% packet loss" in netns.run_in_client(wire, ping)
+        words = ("--device", device, "--ip", f"{wire.service}/24", "--policy", policy)
+        done = start(wire, *words)
+        backend = device.partition(":")[0]
+        assert done.returncode == 6, done.stderr
+        assert f"{backend} cannot do --policy {policy}: " in done.stderr
+        assert why in done.stderr
+        assert f"{backend} can: " in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "why"),
+    [
+        (["--policy", "pass"], 78, "is not an address of this host"),
+        (["--policy", "rings"], 2, "--policy rings without rings"),
+        (["--policy", "pass", "--rings", "1"], 2, "--policy pass takes every ring"),
+        (["--rings", "3,4"], 78, "no ring 4: it has 4"),
+        (["--rings", "x"], 2, "expected a list of rings such as 0,2-5"),
+    ],
+)
+def test_a_policy_that_does_not_fit_is_refused(words: list[str], code: int, why: str) -> None:
+    with netns.wire() as wire:
+        done = start(wire, "--device", "xdp:srv0", "--ip", f"{wire.service}/24", *words)
+        assert done.returncode == code, done.stderr
+        assert why in done.stderr

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -354,6 +355,9 @@ static int do_register(struct fake_file *file, const struct nm_req_header *heade
     if (want->mem_id != 0 && want->mem_id != port->mem_id) {
         return -EINVAL;
     }
+    if (port->fds == 0 && port->host_rings > 0 && want->host_rx_rings > 0) {
+        port->host_rings = want->host_rx_rings;
+    }
     file->flags = want->flags;
     code = bind_rings(file, port, want);
     code = code != 0 ? code : take_rings(file, port);
@@ -536,6 +540,13 @@ static int fake_parameter(const char *name, uint64_t *value)
     return 0;
 }
 
+static int fake_both(int fd, int other)
+{
+    (void)fd;
+    (void)other;
+    return eventfd(0, EFD_CLOEXEC);
+}
+
 static void fake_sleep_us(uint32_t us)
 {
     (void)us;
@@ -552,5 +563,6 @@ const struct netmap_kernel fake_kernel = {
     .link = fake_link,
     .promiscuous = fake_promiscuous,
     .parameter = fake_parameter,
+    .both = fake_both,
     .sleep_us = fake_sleep_us,
 };

@@ -55,8 +55,9 @@ struct fake_port {
     uint16_t mem_id;
     uint32_t peer; /* pipes: the other end's index + 1 */
     uint32_t fds;
-    uint32_t stuck; /* by the test: so many TX syncs in which the driver takes nothing */
-    bool slow;      /* by the test: TX slots complete one sync later */
+    uint32_t stuck;      /* by the test: so many TX syncs in which the driver takes nothing */
+    bool slow;           /* by the test: TX slots complete one sync later */
+    struct fake_wire up; /* what went to the host by NM_FORWARD */
     struct fake_kring kring[2][FAKE_RINGS_MAX];
 };
 
@@ -114,6 +115,8 @@ struct fake_port *fake_find(const char *name);
 void fake_receive(struct fake_port *port, uint32_t ring, const void *data, uint32_t len);
 /* Takes the oldest frame that the ring has sent; its length, 0: none. */
 uint32_t fake_sent(struct fake_port *port, uint32_t ring, void *data);
+/* Takes the oldest frame that was handed on to the host; its length, 0: none. */
+uint32_t fake_went_up(struct fake_port *port, void *data);
 /* Buffers that nobody has. */
 uint32_t fake_free_bufs(void);
 

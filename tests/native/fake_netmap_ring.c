@@ -124,9 +124,8 @@ void fake_receive(struct fake_port *port, uint32_t ring, const void *data, uint3
     wire_put(&port->kring[FAKE_RX][ring].wire, data, len);
 }
 
-uint32_t fake_sent(struct fake_port *port, uint32_t ring, void *data)
+static uint32_t wire_take(struct fake_wire *wire, void *data)
 {
-    struct fake_wire *wire = &port->kring[FAKE_TX][ring].wire;
     uint32_t len = wire->len[wire->first];
 
     if (wire->n == 0) {
@@ -136,6 +135,29 @@ uint32_t fake_sent(struct fake_port *port, uint32_t ring, void *data)
     wire->first = (wire->first + 1) % FAKE_WIRE_MAX;
     wire->n--;
     return len;
+}
+
+uint32_t fake_sent(struct fake_port *port, uint32_t ring, void *data)
+{
+    return wire_take(&port->kring[FAKE_TX][ring].wire, data);
+}
+
+uint32_t fake_went_up(struct fake_port *port, void *data)
+{
+    return wire_take(&port->up, data);
+}
+
+/* Marked slots that the user gives back go to the host, a frame each. */
+static void send_up(struct fake_port *port, const struct fake_kring *kring, struct nm_ring *ring)
+{
+    for (uint32_t i = kring->hwcur; i != ring->head; i = nm_ring_next(ring, i)) {
+        struct nm_slot *slot = &ring->slot[i];
+
+        if ((ring->flags & NM_RING_FORWARD) && (slot->flags & NM_FORWARD)) {
+            slot->flags &= (uint16_t)~NM_FORWARD;
+            wire_put(&port->up, fake_buf(slot->buf_idx), slot->len);
+        }
+    }
 }
 
 /* The frame on the wire into as many slots as it takes; false: no room for it. */
@@ -165,8 +187,9 @@ static bool deliver(struct fake_kring *kring, struct nm_ring *ring)
     return true;
 }
 
-static void rx_sync(struct fake_kring *kring, struct nm_ring *ring)
+static void rx_sync(struct fake_port *port, struct fake_kring *kring, struct nm_ring *ring)
 {
+    send_up(port, kring, ring);
     kring->hwcur = ring->head;
     while (deliver(kring, ring)) {
     }
@@ -234,7 +257,7 @@ void fake_sync(struct fake_port *port, enum fake_dir dir, uint32_t index)
         return;
     }
     if (port->peer == 0 && dir == FAKE_RX) {
-        rx_sync(kring, ring);
+        rx_sync(port, kring, ring);
     } else if (port->peer == 0) {
         tx_sync(port, kring, ring);
     } else {

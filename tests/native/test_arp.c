@@ -261,6 +261,32 @@ static void a_flood_of_addresses_is_bounded(void)
     peer_close(&peer);
 }
 
+/* With an address that the host has as well: its kernel asks, and hears the answers. */
+static void where_arp_is_the_hosts_a_peer_is_where_its_segments_come_from(void)
+{
+    static const uint8_t moved[6] = {2, 2, 2, 2, 2, 2};
+    const uint8_t *own;
+
+    open_peer();
+    peer.sim.server->config.host_arp = true;
+    peer.ip = STRANGER_IP;
+    own = mem_attachment_mac(peer.attachment, false);
+    peer_connect(&peer, 7); /* its SYN is answered at once */
+    CHECK(memcmp(seen.tcp_to, own, 6) == 0);
+    peer_run(&peer, 2000000);
+    neighbour_update(peer.sim.server->cluster.neighbours, htonl(STRANGER_IP), moved,
+                     peer.sim.now_us, true);
+    peer_flush(&peer);
+    peer_send(&peer, &(struct send){
+                         .seq = 1, .ack = 1, .flags = TCP_ACK, .window = 65535, .payload = "x"});
+    peer_expect(&peer, TCP_ACK, 1, 2, 1);
+    CHECK(memcmp(seen.tcp_to, own, 6) == 0);
+    peer_run(&peer, 70000000); /* however old it is, nobody is asked */
+    CHECK_EQ(seen.n, 0);
+    peer_send(&peer, &(struct send){.seq = 2, .flags = TCP_RST});
+    peer_close(&peer);
+}
+
 int main(int argc, char **argv)
 {
     static const struct check_case cases[] = {
@@ -272,6 +298,8 @@ int main(int argc, char **argv)
         {"malformed frames are counted only", malformed_frames_are_counted_only},
         {"a known neighbour may change its MAC", a_known_neighbour_may_change_its_mac},
         {"an unknown next hop is asked for", an_unknown_next_hop_is_asked_for},
+        {"where ARP is the host's a peer is where its segments come from",
+         where_arp_is_the_hosts_a_peer_is_where_its_segments_come_from},
         {"a flood of addresses is bounded", a_flood_of_addresses_is_bounded},
     };
 

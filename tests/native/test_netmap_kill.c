@@ -33,7 +33,7 @@ static void snapshot_begin(struct snapshot *snapshot, const struct port *port)
     snapshot->region[1] = (struct iovec){port->shared, sizeof(struct netmap_shared)};
     for (int dir = FAKE_RX; dir <= FAKE_TX; dir++) {
         snapshot->region[2 + dir] =
-            (struct iovec){&fake->port[0].kring[dir][0], sizeof(struct fake_kring)};
+            (struct iovec){&fake->port[0].kring[dir][0], 2 * sizeof(struct fake_kring)};
     }
     for (int i = 0; i < REGIONS; i++) {
         snapshot->copy[i] = calloc(1, snapshot->region[i].iov_len);
@@ -65,8 +65,14 @@ static void snapshot_restore(const struct snapshot *snapshot)
 static uint64_t digest(const struct port *port)
 {
     const uint8_t *shared = port->shared;
+    const struct nm_ring *host = netmap_ring(port)->host_rx;
     uint64_t sum = port->rx->tail * 31u + port->tx->tail;
 
+    for (uint32_t i = 0; host && i < SLOTS; i++) {
+        sum = sum * 31u + host->slot[i].buf_idx;
+        sum = sum * 31u + port->tx->slot[i].buf_idx + port->tx->slot[i].len;
+        sum += (uint64_t)host->head << 32 | port->tx->head;
+    }
     for (size_t i = 0; i < sizeof(struct netmap_shared); i++) {
         sum = sum * 1099511628211u + shared[i];
     }
@@ -183,6 +189,45 @@ static void a_kill_at_any_store_of_tx_sync_loses_and_doubles_nothing(void)
     CHECK(fake_end());
 }
 
+/* What the host sent leaves once, in order, and each buffer is in one slot. */
+static void the_hosts_three_have_left(struct fake_port *nic, struct port *port)
+{
+    const struct nm_ring *host = netmap_ring(port)->host_rx;
+    static uint8_t frame[FAKE_FRAME_MAX];
+    uint8_t seen[FAKE_BUFS] = {0};
+
+    CHECK_EQ(port->ops->rx_sync(port, 0), 0);
+    CHECK_EQ(port->ops->tx_sync(port, 0), 0);
+    for (uint32_t i = 0; i < FRAMES; i++) {
+        CHECK_EQ(fake_sent(nic, 0, frame), FRAME);
+        CHECK_EQ(frame[0], i);
+    }
+    CHECK_EQ(fake_sent(nic, 0, frame), 0);
+    for (uint32_t i = 0; i < SLOTS; i++) {
+        CHECK_EQ(seen[host->slot[i].buf_idx]++, 0);
+        CHECK_EQ(seen[port->tx->slot[i].buf_idx]++, 0);
+    }
+    CHECK_EQ(port->counters->errors, 0);
+}
+
+static void a_kill_at_any_store_between_host_and_nic_loses_and_doubles_nothing(void)
+{
+    static const struct device_config shared = {.ip = 1, .take = PORT_TAKE_PORTS};
+    struct fake_port *nic;
+    struct device *device;
+
+    fake_begin();
+    nic = fake_nic("eth0", 1, 1, SLOTS);
+    CHECK_EQ(case_open(&device, "eth0", &shared), 0);
+    for (uint8_t i = 0; i < FRAMES; i++) {
+        case_arrive(nic, 1, i); /* its host ring */
+    }
+    fake_sync(nic, FAKE_RX, 1);
+    at_every_store(nic, &device->ports[0], netmap_rx_sync, the_hosts_three_have_left);
+    device_close(device);
+    CHECK(fake_end());
+}
+
 /* Between the two stores of nm_ring_give(), cur is ahead of head: the slots are still ours. */
 static void a_kill_between_cur_and_head_gives_nothing_away(void)
 {
@@ -240,6 +285,8 @@ int main(int argc, char **argv)
          a_kill_at_any_store_of_rx_sync_loses_and_doubles_nothing},
         {"a kill at any store of tx_sync loses and doubles nothing",
          a_kill_at_any_store_of_tx_sync_loses_and_doubles_nothing},
+        {"a kill at any store between host and NIC loses and doubles nothing",
+         a_kill_at_any_store_between_host_and_nic_loses_and_doubles_nothing},
         {"a kill between cur and head gives nothing away",
          a_kill_between_cur_and_head_gives_nothing_away},
         {"a kill after a poll finds what it brought", a_kill_after_a_poll_finds_what_it_brought},

@@ -186,10 +186,12 @@ def test_auto_is_the_policy_that_is_safest_for_the_host() -> None:
     assert policy.choose("packet", "auto", "packet:eth0") == "pass-ip"
     assert policy.choose("xdp", "auto", "xdp:eth0") == "pass-ip"
     assert policy.choose("mem", "auto", "mem:x") == "exclusive"
-    assert policy.choose("netmap", "auto", "netmap:eth0") == "exclusive"
+    assert policy.choose("netmap", "auto", "netmap:eth0") == "pass-ip"
+    assert policy.choose(policy.NETMAP_RING, "auto", "netmap:eth0-1") == "rings"
+    assert policy.choose(policy.NETMAP_PORT, "auto", "netmap:x{1") == "exclusive"
 
 
-@pytest.mark.parametrize("backend", ALL)
+@pytest.mark.parametrize("backend", policy.BACKENDS)
 @pytest.mark.parametrize("wanted", list(policy.MEANING))
 def test_a_policy_is_obtained_or_refused_with_the_reason(backend: str, wanted: str) -> None:
     why = policy.can(backend, wanted)
