@@ -301,3 +301,24 @@ def test_a_policy_that_does_not_fit_is_refused(words: list[str], code: int, why:
         done = start(wire, "--device", "xdp:srv0", "--ip", f"{wire.service}/24", *words)
         assert done.returncode == code, done.stderr
         assert why in done.stderr
+
+
+def test_packet_sockets_share_only_where_the_host_can_be_kept_off() -> None:
+    """In a user namespace nobody may load the program that does it."""
+    wire = "ip link add srv0 type veth peer name cli0; ip link set srv0 up; ip link set cli0 up"
+    words = "--device packet:srv0 --ip 10.77.0.2/24 --policy pass"
+    command = f"{' '.join(running.COMMAND)} start -n u{os.getpid()} {words}"
+    script = f"{wire}; ip addr add 10.77.0.2/24 dev srv0; exec {command}"
+    done = subprocess.run(
+        ["unshare", "-Urn", "sh", "-ec", script],
+        cwd=running.ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    if "unshare failed" in done.stderr:
+        pytest.skip("user namespaces are refused here")
+    assert done.returncode == 5, done.stderr
+    assert "would reset our connections" in done.stderr
+    assert "give xdp:IFACE" in done.stderr
