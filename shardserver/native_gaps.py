@@ -45,13 +45,23 @@ class LoadGaps:
         address = self.handle.longest_us + number * self.connections
         return memoryview(self._ffi.buffer(address, size)).cast("I")
 
-    def longest(self) -> Iterator[Gap]:
-        """Every gap that was noted, by time and connection."""
+    def longest(self, since_us: int, until_us: int) -> list[int]:
+        """Each connection's longest gap, in microseconds, of those that ended between two times.
+
+        0 for a connection to which nothing came. Slots are taken whole.
+        """
+        first = max(0, since_us // self.slot_us)
+        last = min(self.slots - 1, until_us // self.slot_us)
+        rows = [self._row(slot) for slot in range(first, last + 1)]
+        return [max(column) for column in zip(*rows, strict=True)]
+
+    def long_ones(self, least_us: int) -> Iterator[Gap]:
+        """Every gap of at least this length that was noted, by time and connection."""
         for slot in range(self.slots):
             row = self._row(slot)
-            if any(row):
+            if max(row) >= least_us:
                 for connection, length_us in enumerate(row):
-                    if length_us:
+                    if length_us >= least_us:
                         yield Gap(connection, slot * self.slot_us, length_us)
 
     def lost(self) -> dict[int, int]:

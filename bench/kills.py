@@ -1,0 +1,220 @@
+"""What kill -9 of a worker under load costs: its own connections, and everybody else's.
+
+bench/kills.py [--kills N] [--target mem|packet] [--connections N] [--seconds S] [--json]. One of
+four workers is killed at a time, by turns, under load from a verifying client (our own stack on
+mem:, Linux's TCP over a veth pair for packet:, which needs root). All gaps are the client's: the
+time that a connection waited between two replies, the longest in a window of time, by the shard
+that owns the connection. Each kill has two windows of the same length: the one after it, and the
+one before it, without a kill. How it is done: tests/fault/kills.py.
+"""
+
+import argparse
+import json
+import math
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "tests" / part) for part in ("integration", "fault")]
+import kills  # noqa: E402
+import netns  # noqa: E402
+import running  # noqa: E402
+
+WORKERS = 4
+ALLOWED_US = 50_000  # for the others, or twice what they wait for without a kill
+ACCEPTS_US = 100_000
+
+
+@contextmanager
+def target_of(kind: str) -> Iterator[tuple[running.Server, kills.Target]]:
+    """A server with four workers, and how its clients reach it."""
+    if kind == "mem":
+        name = f"kills{os.getpid()}"
+        with running.server("--device", f"mem:{name}", "--workers", str(WORKERS)) as server:
+            yield server, kills.Target(device=name)
+        return
+    why = netns.unavailable()
+    if why:
+        raise SystemExit(f"packet: {why}; without it: bench/kills.py --target mem")
+    with netns.wire(queues=WORKERS) as wire:
+        words = ["--device", f"packet:{wire.server_if}", "--workers", str(WORKERS)]
+        words += ["--ip", f"{wire.service}/24"]
+        prefix = netns.server_argv(wire, [])
+        with running.server(*words, prefix=prefix) as server:
+            yield server, kills.Target(ip=wire.service, namespace=wire.client_ns)
+
+
+def ladder(values: Sequence[int]) -> dict[str, int | None]:
+    """Nearest-rank quantiles; None without values."""
+    ranked = sorted(values)
+
+    def at(q: float) -> int | None:
+        return ranked[max(0, math.ceil(q * len(ranked)) - 1)] if ranked else None
+
+    return {"n": len(ranked), "p50": at(0.5), "p99": at(0.99), "max": at(1.0)}
+
+
+def others(outcome: kills.Outcome, windows: Sequence[kills.Window], shard: int) -> list[int]:
+    """A shard's longest gap in each window that belongs to the kill of another one."""
+    pairs = zip(outcome.kills, windows, strict=True)
+    return [window.longest(shard) for kill, window in pairs if kill.shard != shard]
+
+
+def shard_rows(outcome: kills.Outcome) -> list[dict[str, Any]]:
+    """Each shard as one of the three that were not killed."""
+    return [
+        {
+            "id": shard,
+            "connections": outcome.owners.count(shard),
+            "lost": sum(outcome.owners[each] == shard for each in outcome.lost),
+            "gap_us": ladder(others(outcome, outcome.after, shard)),
+            "gap_without_kill_us": ladder(others(outcome, outcome.without, shard)),
+        }
+        for shard in range(WORKERS)
+    ]
+
+
+def killed_row(outcome: kills.Outcome) -> dict[str, Any]:
+    """The killed shard's connections, over all kills."""
+    deaths = list(zip(outcome.kills, outcome.after, outcome.without, strict=True))
+    lengths = [gap for kill, after, _ in deaths for gap in after.gaps_us[kill.shard]]
+    without = [gap for kill, _, before in deaths for gap in before.gaps_us[kill.shard]]
+    return {
+        "connections": sum(outcome.owners.count(kill.shard) for kill in outcome.kills),
+        "adopted": sum(kill.adopted for kill in outcome.kills),
+        "dropped": sum(kill.dropped for kill in outcome.kills),
+        "gap_us": ladder(lengths),
+        "gap_without_kill_us": ladder(without),
+    }
+
+
+def single(kill: kills.Kill, after: kills.Window, without: kills.Window) -> dict[str, Any]:
+    """One kill for who wants to look closer."""
+    rest = [shard for shard in range(WORKERS) if shard != kill.shard]
+    return {
+        "shard": kill.shard,
+        "adopted": kill.adopted,
+        "dropped": kill.dropped,
+        "accepted_us": kill.accepted_us,
+        "gap_us": after.longest(kill.shard),
+        "others_gap_us": max(after.longest(shard) for shard in rest),
+        "others_gap_without_kill_us": max(without.longest(shard) for shard in rest),
+    }
+
+
+def laws(document: dict[str, Any], kills_n: int) -> dict[str, bool]:
+    """What must hold, by name."""
+    rows = document["shards"]
+    after = max(row["gap_us"]["max"] or 0 for row in rows)
+    without = max(row["gap_without_kill_us"]["max"] or 0 for row in rows)
+    accepted = document["new_connections"]["accepted_us"]
+    return {
+        "every byte is right": document["wrong_bytes"] == 0,
+        "no connection is lost": not any(row["lost"] for row in rows),
+        "the other shards wait no longer than 50 ms, or twice what they do without a kill": after
+        <= max(ALLOWED_US, 2 * without),
+        "the killed shard accepts again within 100 ms": accepted["n"] == kills_n
+        and (accepted["max"] or 0) < ACCEPTS_US,
+        "new connections are not refused, reset or forgotten": not any(
+            document["new_connections"][how] for how in ("refused", "resets", "timeouts")
+        ),
+        "stats never step back": not document["stats"]["stepped_back"],
+    }
+
+
+def report(outcome: kills.Outcome, kind: str, plan: kills.Plan) -> dict[str, Any]:
+    """The document."""
+    times = [kill.accepted_us for kill in outcome.kills if kill.accepted_us is not None]
+    counts = {name: outcome.probes[name] for name in ("refused", "resets", "timeouts")}
+    document: dict[str, Any] = {
+        "schema": 1,
+        "target": kind,
+        "kills": len(outcome.kills),
+        "seconds": round(outcome.seconds, 1),
+        "window_us": int(plan.window_s * 1_000_000),
+        "messages": outcome.load["messages"],
+        "wrong_bytes": outcome.load["mismatched_bytes"] + outcome.probes["mismatched_bytes"],
+        "shards": shard_rows(outcome),
+        "killed": killed_row(outcome),
+        "new_connections": {
+            "opened": outcome.probes["connected"], **counts, "accepted_us": ladder(times)
+        },
+        "stats": {"samples": outcome.samples, "stepped_back": outcome.stepped_back},
+        "machine": {"cpus": os.cpu_count(), "load_1m": round(os.getloadavg()[0], 2)},
+        "each": [
+            single(*death)
+            for death in zip(outcome.kills, outcome.after, outcome.without, strict=True)
+        ],
+    }  # fmt: skip
+    return {**document, "laws": laws(document, len(outcome.kills))}
+
+
+def ms(us: int | None) -> str:
+    """Milliseconds in a column."""
+    return f"{us / 1000:9.2f}" if us is not None else f"{'-':>9}"
+
+
+def steps(name: str, found: dict[str, Any]) -> str:
+    """One line of quantiles."""
+    values = "".join(ms(found[q]) for q in ("p50", "p99", "max"))
+    return f"  {name:44}{found['n']:7}{values}"
+
+
+def render(document: dict[str, Any]) -> str:
+    """The report for people."""
+    killed, new, machine = (document[key] for key in ("killed", "new_connections", "machine"))
+    lines = [
+        f"{document['target']}: {document['kills']} kills in {document['seconds']} s, windows of"
+        f" {document['window_us'] // 1000} ms; {machine['cpus']} CPUs, load {machine['load_1m']}",
+        f"  {document['messages']:,} messages, {document['wrong_bytes']} wrong bytes",
+        f"  longest gap of a connection, ms{'':14}{'n':>6}{'p50':>9}{'p99':>9}{'max':>9}",
+    ]
+    for row in document["shards"]:
+        name = f"shard {row['id']} ({row['connections']} connections, {row['lost']} lost)"
+        lines.append(steps(f"{name}, others killed", row["gap_us"]))
+        lines.append(steps("    the same without a kill", row["gap_without_kill_us"]))
+    lines += [
+        steps("each connection of the killed shard", killed["gap_us"]),
+        steps("    the same without a kill", killed["gap_without_kill_us"]),
+        steps("until the killed shard accepts a connection", new["accepted_us"]),
+        f"  of the load's {killed['connections']} at the killed shards, with short-lived ones:"
+        f" {killed['adopted']} adopted, {killed['dropped']} dropped",
+        f"  new connections: {new['opened']} opened, {new['refused']} refused, {new['resets']}"
+        f" reset, {new['timeouts']} given up",
+        f"  stats read {document['stats']['samples']} times, {len(document['stats']['stepped_back'])}"
+        " steps back",
+    ]
+    return "\n".join(lines + [f"  {'ok ' if ok else 'NOT'} {law}" for law, ok in document["laws"].items()])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--target", choices=("mem", "packet", "both"), default="both")
+    parser.add_argument("-c", "--connections", type=int, default=200)
+    parser.add_argument("-s", "--size", type=int, default=64)
+    parser.add_argument("--seconds", type=float, default=240, help="no kill begins later")
+    parser.add_argument("--window", type=float, default=0.25, metavar="SECONDS")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    plan = kills.Plan(
+        options.kills, options.connections, options.size, options.window, options.seconds
+    )
+    documents = []
+    for kind in ("mem", "packet") if options.target == "both" else (options.target,):
+        with target_of(kind) as (server, target):
+            outcome = kills.run(target, plan, server.runtime, server.name)
+        documents.append(report(outcome, kind, plan))
+        if not options.json:
+            print(render(documents[-1]), flush=True)
+    if options.json:
+        print(json.dumps(documents, indent=1))
+    return 0 if all(all(each["laws"].values()) for each in documents) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,354 @@
+"""Kills workers under load and notes what everybody else sees of it. Start reading at `run`.
+
+The load's connections are begun one by one, so that the server's own counters tell which shard
+accepted which; then each one asks and waits, over and over, and the client notes how long each
+waited and when. A second client does nothing but connect, so that it shows when a killed shard
+takes connections again. Stats are read all the time.
+
+Around each kill there are two windows of the same length: the one after it, and the one just before
+it, in which nobody was killed. What is said of kills is compared with what the second kind shows.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import ipaddress
+import os
+import random
+import select
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import multiprocess
+
+from shardserver import client, instance, native
+from shardserver.errors import ShardserverError
+from shardserver.native_gaps import LoadGaps
+
+SLOT_US = 5_000
+PATIENCE_S = 30.0
+PROBES = 20_000  # at most, over a run
+PROBE_S = 0.001  # between two new connections
+SAMPLE_S = 0.02  # between two looks at stats, when nothing is waited for
+LOOK_S = 0.001  # the same while something is
+GAUGES = {"active", "batch", "ended", "conns_active", "conns_time_wait", "chunks_free"}
+PLACES = {"id", "pid", "cpu", "node", "time", "schema"}
+CLONE_NEWNET = 0x40000000
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where the server is: a mem: device, or an address and the namespace of its clients."""
+
+    device: str = ""
+    ip: str = "10.77.0.1"
+    namespace: str = ""
+    tcp_port: int = 7
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run does."""
+
+    kills: int = 100
+    connections: int = 200
+    size: int = 64
+    window_s: float = 0.25
+    limit_s: float = 240.0  # no kill begins later
+    seed: int = 1
+
+
+@dataclass
+class Kill:
+    """One worker's death. Times by CLOCK_MONOTONIC."""
+
+    shard: int
+    at_us: int
+    accepted_us: int | None = None  # from the kill to a new connection; None: not in time
+    adopted: int = 0
+    dropped: int = 0
+
+
+@dataclass(frozen=True)
+class Window:
+    """What one window of time showed: each connection's longest gap in microseconds, by owner."""
+
+    gaps_us: list[list[int]]
+
+    def longest(self, shard: int) -> int:
+        """Of a shard's connections."""
+        return max(self.gaps_us[shard], default=0)
+
+
+@dataclass
+class Outcome:
+    """Everything that a run has found."""
+
+    kills: list[Kill] = field(default_factory=list)
+    after: list[Window] = field(default_factory=list)  # one for each kill
+    without: list[Window] = field(default_factory=list)
+    owners: list[int] = field(default_factory=list)
+    lost: dict[int, int] = field(default_factory=dict)  # connection -> us since the load began
+    load: dict[str, int] = field(default_factory=dict)
+    probes: dict[str, int] = field(default_factory=dict)
+    samples: int = 0
+    stepped_back: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def enter_namespace(name: str) -> None:
+    """Moves this process into a network namespace; "" stays."""
+    if not name:
+        return
+    fd = os.open(f"/run/netns/{name}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if ctypes.CDLL(None, use_errno=True).setns(fd, CLONE_NEWNET) != 0:
+            raise OSError(ctypes.get_errno(), f"setns to {name} failed")
+    finally:
+        os.close(fd)
+
+
+def _client(
+    namespace: str, options: native.LoadOptions, stats: native.LoadStats, gaps: LoadGaps | None
+) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    enter_namespace(namespace)
+    native.load_run(options, stats, gaps and gaps.handle)
+
+
+class Client:
+    """A load client in a process of its own; all of its connections are withheld at first."""
+
+    def __init__(self, target: Target, gaps: LoadGaps | None, **options: Any) -> None:
+        self.connections = options["connections"]
+        self.stats = native.LoadStats()
+        self.stats.withhold(self.connections)
+        self.begun = 0
+        made = native.LoadOptions(
+            device=target.device,
+            ip=int(ipaddress.IPv4Address(target.ip)),
+            tcp_port=target.tcp_port,
+            timeout_us=20_000_000,
+            duration_us=3_600_000_000,
+            ramp=1024,
+            **options,
+        )
+        context = multiprocess.get_context("fork")
+        arguments = (target.namespace, made, self.stats, gaps)
+        self._process = context.Process(target=_client, args=arguments, daemon=True)
+        self._process.start()
+
+    def connect_one(self) -> None:
+        """Lets one more connection begin, as long as there are any."""
+        self.begun = min(self.begun + 1, self.connections)
+        self.stats.withhold(self.connections - self.begun)
+
+    def finish(self) -> dict[str, int]:
+        """Asks the client to end in order; its counters."""
+        self.stats.stop()
+        self._process.join(PATIENCE_S)
+        if self._process.exitcode != 0:
+            raise ShardserverError(f"a load client ended with {self._process.exitcode}")
+        return self.stats.read()
+
+    def close(self) -> None:
+        """Ends it in any case."""
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+        self.stats.close()
+
+
+def _descents(old: Any, new: Any, path: str) -> Iterator[str]:
+    """Every counter that is smaller than it was."""
+    if isinstance(new, Mapping):
+        for key, value in new.items():
+            if key not in GAUGES | PLACES and key in old:
+                yield from _descents(old[key], value, f"{path}.{key}" if path else key)
+    elif isinstance(new, int | float) and new < old:
+        yield f"{path}: {old} -> {new}"
+
+
+class Stats:
+    """The server's statistics as its users see them; notes every step back."""
+
+    def __init__(self, control: client.Client) -> None:
+        self._control = control
+        self._last: dict[str, Any] = {}
+        self.samples = 0
+        self.stepped_back: list[str] = []
+
+    def sample(self) -> list[dict[str, Any]]:
+        """The shards now."""
+        document: dict[str, Any] = self._control.request("stats")
+        if self._last:
+            self._compare(self._last, document)
+        self._last = document
+        self.samples += 1
+        return list(document["shards"])
+
+    def _compare(self, old: dict[str, Any], new: dict[str, Any]) -> None:
+        found = list(_descents(old["total"], new["total"], "total"))
+        for before, now in zip(old["shards"], new["shards"], strict=True):
+            found += _descents(before, now, f"shard {now['id']}")
+        self.stepped_back += found
+
+    def until(self, due_s: float, do: Callable[[], None] = lambda: None) -> None:
+        """Looks again and again until a time has come."""
+        while (left_s := due_s - time.monotonic()) > 0:
+            self.sample()
+            do()
+            time.sleep(max(0.0, min(SAMPLE_S, left_s)))
+
+
+def accepted(shards: list[dict[str, Any]]) -> list[int]:
+    """Connections that each shard has accepted so far."""
+    return [shard["connections"]["accepted"] for shard in shards]
+
+
+def _wait(what: str, holds: Callable[[], bool]) -> None:
+    end_s = time.monotonic() + PATIENCE_S
+    while not holds():
+        if time.monotonic() > end_s:
+            raise ShardserverError(f"{what}: not within {PATIENCE_S:g} s")
+        time.sleep(LOOK_S)
+
+
+def connect_all(load: Client, stats: Stats) -> list[int]:
+    """Begins the connections one by one; the shard of each."""
+    owners = []
+    for _ in range(load.connections):
+        before = accepted(stats.sample())
+        load.connect_one()
+        _wait("a connection to be accepted", lambda: sum(accepted(stats.sample())) > sum(before))  # noqa: B023
+        grown = [now - then for now, then in zip(accepted(stats.sample()), before, strict=True)]
+        if sum(grown) != 1:
+            raise ShardserverError(f"one connection was begun, the shards accepted {grown}")
+        owners.append(grown.index(1))
+    return owners
+
+
+class Run:
+    """A run over a server that stands."""
+
+    def __init__(self, target: Target, plan: Plan, runtime: str, name: str) -> None:
+        self.plan = plan
+        self.outcome = Outcome()
+        self._random = random.Random(plan.seed)
+        slots = int((plan.limit_s + 2 * PATIENCE_S) * 1_000_000 / SLOT_US)
+        self.gaps = LoadGaps(plan.connections, slots, SLOT_US)
+        size = {"size": plan.size, "seed": plan.seed}
+        self.load = Client(target, self.gaps, connections=plan.connections, hold=1, **size)
+        self.prober = Client(target, None, connections=PROBES, messages=1, **size)
+        paths = instance.Paths(instance.runtime_dir({"RUNTIME_DIRECTORY": runtime}, 0), name)
+        self.control = client.Client(paths)
+        self.stats = Stats(self.control)
+
+    def close(self) -> None:
+        """Ends the clients."""
+        self.control.close()
+        self.load.close()
+        self.prober.close()
+        self.gaps.close()
+
+    def run(self) -> Outcome:
+        """Connects, kills, and takes stock."""
+        outcome = self.outcome
+        outcome.owners = connect_all(self.load, self.stats)
+        self.load.stats.go()
+        _wait("the first reply", lambda: self.load.stats.read()["messages"] > 0)
+        began_s = time.monotonic()
+        self.stats.until(began_s + 4 * self.plan.window_s)
+        while len(outcome.kills) < self.plan.kills:
+            if time.monotonic() - began_s > self.plan.limit_s:
+                break
+            self._kill_one(len(outcome.kills) % (max(outcome.owners) + 1))
+        outcome.seconds = time.monotonic() - began_s
+        outcome.load = self.load.finish()
+        outcome.probes = self.prober.finish()
+        self._take_stock()
+        return outcome
+
+    def _kill_one(self, shard: int) -> None:
+        shards = self.stats.sample()
+        end_s = time.monotonic() + PATIENCE_S
+        while shards[shard]["state"] != "running":
+            if time.monotonic() > end_s:
+                raise ShardserverError(f"shard {shard} is {shards[shard]['state']}, not running")
+            time.sleep(LOOK_S)
+            shards = self.stats.sample()
+        before = shards[shard]["connections"]
+        pidfd = os.pidfd_open(shards[shard]["pid"])
+        try:
+            kill = Kill(shard, time.monotonic_ns() // 1000)
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            select.select([pidfd], [], [], PATIENCE_S)
+        finally:
+            os.close(pidfd)
+        self._probe(kill)
+        window_s = self.plan.window_s
+        self.stats.until(kill.at_us / 1e6 + window_s)
+        after = self.stats.sample()[shard]["connections"]
+        kill.adopted = after["adopted"] - before["adopted"]
+        kill.dropped = after["dropped"] - before["dropped"]
+        self.outcome.kills.append(kill)
+        # The next window without a kill begins when this one's traces are gone.
+        self.stats.until(time.monotonic() + window_s * (1.5 + self._random.random() / 2))
+
+    def _probe(self, kill: Kill) -> None:
+        """Connects again and again until the killed shard accepts a connection."""
+        dead = accepted(self.stats.sample())[kill.shard]
+        end_s = time.monotonic() + PATIENCE_S
+        next_s = 0.0
+        while time.monotonic() < end_s:
+            if time.monotonic() >= next_s:
+                self.prober.connect_one()
+                next_s = time.monotonic() + PROBE_S
+            if accepted(self.stats.sample())[kill.shard] > dead:
+                kill.accepted_us = time.monotonic_ns() // 1000 - kill.at_us
+                return
+            time.sleep(LOOK_S)
+
+    def _take_stock(self) -> None:
+        outcome = self.outcome
+        outcome.lost = self.gaps.lost()
+        outcome.samples = self.stats.samples
+        outcome.stepped_back = self.stats.stepped_back
+        started_us = outcome.load["started_us"]
+        window_us = int(self.plan.window_s * 1_000_000)
+        long_ones = list(self.gaps.long_ones(window_us // 2))
+        for kill in outcome.kills:
+            at_us = kill.at_us - started_us
+            after = self.gaps.longest(at_us, at_us + window_us)
+            for gap in long_ones:  # those that were not over when the window was
+                begun_us = gap.ended_us - gap.length_us
+                if begun_us <= at_us + window_us <= gap.ended_us:
+                    after[gap.connection] = max(after[gap.connection], gap.length_us)
+            outcome.after.append(self._by_owner(after))
+            without = self.gaps.longest(at_us - window_us, at_us - SLOT_US)
+            outcome.without.append(self._by_owner(without))
+
+    def _by_owner(self, gaps_us: list[int]) -> Window:
+        shards = max(self.outcome.owners) + 1
+        rows: list[list[int]] = [[] for _ in range(shards)]
+        for owner, gap_us in zip(self.outcome.owners, gaps_us, strict=True):
+            rows[owner].append(gap_us)
+        return Window(rows)
+
+
+def run(target: Target, plan: Plan, runtime: str, name: str) -> Outcome:
+    """Kills the workers of a running instance by turns, as the plan says."""
+    with _closing(Run(target, plan, runtime, name)) as made:
+        return made.run()
+
+
+@contextmanager
+def _closing(made: Run) -> Iterator[Run]:
+    try:
+        yield made
+    finally:
+        made.close()
