@@ -5,7 +5,7 @@ four workers is killed at a time, by turns, under load from a verifying client (
 mem:, Linux's TCP over a veth pair for packet:, which needs root). All gaps are the client's: the
 time that a connection waited between two replies, the longest in a window of time, by the shard
 that owns the connection. Each kill has two windows of the same length: the one after it, and the
-one before it, without a kill. How it is done: tests/fault/kills.py.
+one before it, without a kill. How it is done: tests/fault/killing.py.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tests" / part) for part in ("integration", "fault")]
-import kills  # noqa: E402
+import killing  # noqa: E402
 import netns  # noqa: E402
 import running  # noqa: E402
 
@@ -30,12 +30,12 @@ ACCEPTS_US = 100_000
 
 
 @contextmanager
-def target_of(kind: str) -> Iterator[tuple[running.Server, kills.Target]]:
+def target_of(kind: str) -> Iterator[tuple[running.Server, killing.Target]]:
     """A server with four workers, and how its clients reach it."""
     if kind == "mem":
         name = f"kills{os.getpid()}"
         with running.server("--device", f"mem:{name}", "--workers", str(WORKERS)) as server:
-            yield server, kills.Target(device=name)
+            yield server, killing.Target(device=name)
         return
     why = netns.unavailable()
     if why:
@@ -45,7 +45,7 @@ def target_of(kind: str) -> Iterator[tuple[running.Server, kills.Target]]:
         words += ["--ip", f"{wire.service}/24"]
         prefix = netns.server_argv(wire, [])
         with running.server(*words, prefix=prefix) as server:
-            yield server, kills.Target(ip=wire.service, namespace=wire.client_ns)
+            yield server, killing.Target(ip=wire.service, namespace=wire.client_ns)
 
 
 def ladder(values: Sequence[int]) -> dict[str, int | None]:
@@ -58,13 +58,13 @@ def ladder(values: Sequence[int]) -> dict[str, int | None]:
     return {"n": len(ranked), "p50": at(0.5), "p99": at(0.99), "max": at(1.0)}
 
 
-def others(outcome: kills.Outcome, windows: Sequence[kills.Window], shard: int) -> list[int]:
+def others(outcome: killing.Outcome, windows: Sequence[killing.Window], shard: int) -> list[int]:
     """A shard's longest gap in each window that belongs to the kill of another one."""
     pairs = zip(outcome.kills, windows, strict=True)
     return [window.longest(shard) for kill, window in pairs if kill.shard != shard]
 
 
-def shard_rows(outcome: kills.Outcome) -> list[dict[str, Any]]:
+def shard_rows(outcome: killing.Outcome) -> list[dict[str, Any]]:
     """Each shard as one of the three that were not killed."""
     return [
         {
@@ -78,7 +78,7 @@ def shard_rows(outcome: kills.Outcome) -> list[dict[str, Any]]:
     ]
 
 
-def killed_row(outcome: kills.Outcome) -> dict[str, Any]:
+def killed_row(outcome: killing.Outcome) -> dict[str, Any]:
     """The killed shard's connections, over all kills."""
     deaths = list(zip(outcome.kills, outcome.after, outcome.without, strict=True))
     lengths = [gap for kill, after, _ in deaths for gap in after.gaps_us[kill.shard]]
@@ -92,7 +92,7 @@ def killed_row(outcome: kills.Outcome) -> dict[str, Any]:
     }
 
 
-def single(kill: kills.Kill, after: kills.Window, without: kills.Window) -> dict[str, Any]:
+def single(kill: killing.Kill, after: killing.Window, without: killing.Window) -> dict[str, Any]:
     """One kill for who wants to look closer."""
     rest = [shard for shard in range(WORKERS) if shard != kill.shard]
     return {
@@ -126,7 +126,7 @@ def laws(document: dict[str, Any], kills_n: int) -> dict[str, bool]:
     }
 
 
-def report(outcome: kills.Outcome, kind: str, plan: kills.Plan) -> dict[str, Any]:
+def report(outcome: killing.Outcome, kind: str, plan: killing.Plan) -> dict[str, Any]:
     """The document."""
     times = [kill.accepted_us for kill in outcome.kills if kill.accepted_us is not None]
     counts = {name: outcome.probes[name] for name in ("refused", "resets", "timeouts")}
@@ -201,13 +201,13 @@ def main() -> int:
     parser.add_argument("--window", type=float, default=0.25, metavar="SECONDS")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    plan = kills.Plan(
+    plan = killing.Plan(
         options.kills, options.connections, options.size, options.window, options.seconds
     )
     documents = []
     for kind in ("mem", "packet") if options.target == "both" else (options.target,):
         with target_of(kind) as (server, target):
-            outcome = kills.run(target, plan, server.runtime, server.name)
+            outcome = killing.run(target, plan, server.runtime, server.name)
         documents.append(report(outcome, kind, plan))
         if not options.json:
             print(render(documents[-1]), flush=True)

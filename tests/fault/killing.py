@@ -15,6 +15,7 @@ import ctypes
 import ipaddress
 import os
 import random
+import resource
 import select
 import signal
 import time
@@ -31,7 +32,8 @@ from shardserver.native_gaps import LoadGaps
 
 SLOT_US = 5_000
 PATIENCE_S = 30.0
-PROBES = 20_000  # at most, over a run
+PROBES = 10_000  # at most, over a run
+SPARE_FILES = 256
 PROBE_S = 0.001  # between two new connections
 SAMPLE_S = 0.02  # between two looks at stats, when nothing is waited for
 LOOK_S = 0.001  # the same while something is
@@ -144,6 +146,8 @@ class Client:
 
     def connect_one(self) -> None:
         """Lets one more connection begin, as long as there are any."""
+        if not self._process.is_alive():
+            raise ShardserverError(f"a load client ended with {self._process.exitcode}")
         self.begun = min(self.begun + 1, self.connections)
         self.stats.withhold(self.connections - self.begun)
 
@@ -243,7 +247,9 @@ class Run:
         self.gaps = LoadGaps(plan.connections, slots, SLOT_US)
         size = {"size": plan.size, "seed": plan.seed}
         self.load = Client(target, self.gaps, connections=plan.connections, hold=1, **size)
-        self.prober = Client(target, None, connections=PROBES, messages=1, **size)
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        probes = min(PROBES, files - SPARE_FILES) if files != resource.RLIM_INFINITY else PROBES
+        self.prober = Client(target, None, connections=probes, messages=1, **size)
         paths = instance.Paths(instance.runtime_dir({"RUNTIME_DIRECTORY": runtime}, 0), name)
         self.control = client.Client(paths)
         self.stats = Stats(self.control)
