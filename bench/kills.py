@@ -145,6 +145,10 @@ def report(outcome: killing.Outcome, kind: str, plan: killing.Plan) -> dict[str,
         },
         "stats": {"samples": outcome.samples, "stepped_back": outcome.stepped_back},
         "machine": {"cpus": os.cpu_count(), "load_1m": round(os.getloadavg()[0], 2)},
+        "cpu_wait": {
+            name: round(wait_ns / 1e9 / outcome.seconds, 3)
+            for name, wait_ns in sorted(outcome.cpu_wait_ns.items())
+        },
         "each": [
             single(*death)
             for death in zip(outcome.kills, outcome.after, outcome.without, strict=True)
@@ -185,6 +189,8 @@ def render(document: dict[str, Any]) -> str:
         f" {killed['adopted']} adopted, {killed['dropped']} dropped",
         f"  new connections: {new['opened']} opened, {new['refused']} refused, {new['resets']}"
         f" reset, {new['timeouts']} given up",
+        "  share of the time ready to run without a CPU: "
+        + ", ".join(f"{name} {share:.0%}" for name, share in document["cpu_wait"].items()),
         f"  stats read {document['stats']['samples']} times, {len(document['stats']['stepped_back'])}"
         " steps back",
     ]

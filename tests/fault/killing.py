@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import multiprocess
@@ -99,6 +100,7 @@ class Outcome:
     probes: dict[str, int] = field(default_factory=dict)
     samples: int = 0
     stepped_back: list[str] = field(default_factory=list)
+    cpu_wait_ns: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
 
 
@@ -143,6 +145,7 @@ class Client:
         arguments = (target.namespace, made, self.stats, gaps)
         self._process = context.Process(target=_client, args=arguments, daemon=True)
         self._process.start()
+        self.pid: int = self._process.pid
 
     def connect_one(self) -> None:
         """Lets one more connection begin, as long as there are any."""
@@ -167,6 +170,24 @@ class Client:
         self.stats.close()
 
 
+class CpuWaits:
+    """How long processes were ready to run and had no CPU, as the scheduler counts it."""
+
+    def __init__(self) -> None:
+        self._last_ns: dict[int, int] = {}
+        self.total_ns: dict[str, int] = {}
+
+    def look(self, name: str, pid: int) -> None:
+        """Adds what passed since the last look at this process."""
+        try:
+            delay_ns = int(Path(f"/proc/{pid}/schedstat").read_text().split()[1])
+        except (OSError, IndexError):
+            return  # killed, or a kernel that does not count
+        grown_ns = delay_ns - self._last_ns.get(pid, delay_ns)
+        self._last_ns[pid] = delay_ns
+        self.total_ns[name] = self.total_ns.get(name, 0) + grown_ns
+
+
 def _descents(old: Any, new: Any, path: str) -> Iterator[str]:
     """Every counter that is smaller than it was."""
     if isinstance(new, Mapping):
@@ -180,8 +201,10 @@ def _descents(old: Any, new: Any, path: str) -> Iterator[str]:
 class Stats:
     """The server's statistics as its users see them; notes every step back."""
 
-    def __init__(self, control: client.Client) -> None:
+    def __init__(self, control: client.Client, load_pid: int) -> None:
         self._control = control
+        self._load_pid = load_pid
+        self.waits = CpuWaits()
         self._last: dict[str, Any] = {}
         self.samples = 0
         self.stepped_back: list[str] = []
@@ -193,6 +216,9 @@ class Stats:
             self._compare(self._last, document)
         self._last = document
         self.samples += 1
+        self.waits.look("client", self._load_pid)
+        for shard in document["shards"]:
+            self.waits.look(f"shard {shard['id']}", shard["pid"])
         return list(document["shards"])
 
     def _compare(self, old: dict[str, Any], new: dict[str, Any]) -> None:
@@ -252,7 +278,7 @@ class Run:
         self.prober = Client(target, None, connections=probes, messages=1, **size)
         paths = instance.Paths(instance.runtime_dir({"RUNTIME_DIRECTORY": runtime}, 0), name)
         self.control = client.Client(paths)
-        self.stats = Stats(self.control)
+        self.stats = Stats(self.control, self.load.pid)
 
     def close(self) -> None:
         """Ends the clients."""
@@ -324,6 +350,7 @@ class Run:
         outcome.lost = self.gaps.lost()
         outcome.samples = self.stats.samples
         outcome.stepped_back = self.stats.stepped_back
+        outcome.cpu_wait_ns = self.stats.waits.total_ns
         started_us = outcome.load["started_us"]
         window_us = int(self.plan.window_s * 1_000_000)
         long_ones = list(self.gaps.long_ones(window_us // 2))
