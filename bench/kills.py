@@ -13,8 +13,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,30 +21,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tests" / part) for part in ("integration", "fault")]
 import killing  # noqa: E402
 import netns  # noqa: E402
-import running  # noqa: E402
 
-WORKERS = 4
 ALLOWED_US = 50_000  # for the others, or twice what they wait for without a kill
 ACCEPTS_US = 100_000
-
-
-@contextmanager
-def target_of(kind: str) -> Iterator[tuple[running.Server, killing.Target]]:
-    """A server with four workers, and how its clients reach it."""
-    if kind == "mem":
-        name = f"kills{os.getpid()}"
-        with running.server("--device", f"mem:{name}", "--workers", str(WORKERS)) as server:
-            yield server, killing.Target(device=name)
-        return
-    why = netns.unavailable()
-    if why:
-        raise SystemExit(f"packet: {why}; without it: bench/kills.py --target mem")
-    with netns.wire(queues=WORKERS) as wire:
-        words = ["--device", f"packet:{wire.server_if}", "--workers", str(WORKERS)]
-        words += ["--ip", f"{wire.service}/24"]
-        prefix = netns.server_argv(wire, [])
-        with running.server(*words, prefix=prefix) as server:
-            yield server, killing.Target(ip=wire.service, namespace=wire.client_ns)
 
 
 def ladder(values: Sequence[int]) -> dict[str, int | None]:
@@ -74,7 +52,7 @@ def shard_rows(outcome: killing.Outcome) -> list[dict[str, Any]]:
             "gap_us": ladder(others(outcome, outcome.after, shard)),
             "gap_without_kill_us": ladder(others(outcome, outcome.without, shard)),
         }
-        for shard in range(WORKERS)
+        for shard in range(killing.WORKERS)
     ]
 
 
@@ -94,7 +72,7 @@ def killed_row(outcome: killing.Outcome) -> dict[str, Any]:
 
 def single(kill: killing.Kill, after: killing.Window, without: killing.Window) -> dict[str, Any]:
     """One kill for who wants to look closer."""
-    rest = [shard for shard in range(WORKERS) if shard != kill.shard]
+    rest = [shard for shard in range(killing.WORKERS) if shard != kill.shard]
     return {
         "shard": kill.shard,
         "adopted": kill.adopted,
@@ -191,10 +169,12 @@ def render(document: dict[str, Any]) -> str:
         f" reset, {new['timeouts']} given up",
         "  share of the time ready to run without a CPU: "
         + ", ".join(f"{name} {share:.0%}" for name, share in document["cpu_wait"].items()),
-        f"  stats read {document['stats']['samples']} times, {len(document['stats']['stepped_back'])}"
-        " steps back",
+        f"  stats read {document['stats']['samples']} times,"
+        f" {len(document['stats']['stepped_back'])} steps back",
     ]
-    return "\n".join(lines + [f"  {'ok ' if ok else 'NOT'} {law}" for law, ok in document["laws"].items()])
+    return "\n".join(
+        lines + [f"  {'ok ' if ok else 'NOT'} {law}" for law, ok in document["laws"].items()]
+    )
 
 
 def main() -> int:
@@ -210,10 +190,13 @@ def main() -> int:
     plan = killing.Plan(
         options.kills, options.connections, options.size, options.window, options.seconds
     )
+    why = "" if options.target == "mem" else netns.unavailable()
+    if why:
+        raise SystemExit(f"packet: {why}; without it: bench/kills.py --target mem")
     documents = []
     for kind in ("mem", "packet") if options.target == "both" else (options.target,):
-        with target_of(kind) as (server, target):
-            outcome = killing.run(target, plan, server.runtime, server.name)
+        with killing.place(kind) as place:
+            outcome = killing.run(place, plan)
         documents.append(report(outcome, kind, plan))
         if not options.json:
             print(render(documents[-1]), flush=True)

@@ -20,7 +20,7 @@ enum {
     BUFFER = 65536,
     NAP_MS = 10,
     WITHHELD_NAP_MS = 1, /* somebody says one by one which connection may be begun */
-    CHECK_US = 100000, /* between two looks for silent connections */
+    CHECK_US = 100000,   /* between two looks for silent connections */
     SPARE_FDS = 64,
 };
 

@@ -26,11 +26,14 @@ from pathlib import Path
 from typing import Any
 
 import multiprocess
+import netns
+import running
 
 from shardserver import client, instance, native
 from shardserver.errors import ShardserverError
 from shardserver.native_gaps import LoadGaps
 
+WORKERS = 4
 SLOT_US = 5_000
 PATIENCE_S = 30.0
 PROBES = 10_000  # at most, over a run
@@ -44,13 +47,29 @@ CLONE_NEWNET = 0x40000000
 
 
 @dataclass(frozen=True)
-class Target:
-    """Where the server is: a mem: device, or an address and the namespace of its clients."""
+class Place:
+    """A server that stands, and how clients reach it."""
 
-    device: str = ""
+    server: running.Server
+    device: str = ""  # name of a mem: device; "": kernel sockets
     ip: str = "10.77.0.1"
-    namespace: str = ""
+    namespace: str = ""  # of the clients
     tcp_port: int = 7
+
+
+@contextmanager
+def place(kind: str) -> Iterator[Place]:
+    """A server with four workers: on a "mem" device, or by "packet" on a veth pair, as root."""
+    if kind == "mem":
+        name = f"kills{os.getpid()}"
+        with running.server("--device", f"mem:{name}", "--workers", str(WORKERS)) as server:
+            yield Place(server, device=name)
+        return
+    with netns.wire(queues=WORKERS) as wire:
+        words = ["--device", f"packet:{wire.server_if}", "--workers", str(WORKERS)]
+        words += ["--ip", f"{wire.service}/24"]
+        with running.server(*words, prefix=netns.server_argv(wire, [])) as server:
+            yield Place(server, ip=wire.service, namespace=wire.client_ns)
 
 
 @dataclass(frozen=True)
@@ -127,22 +146,22 @@ def _client(
 class Client:
     """A load client in a process of its own; all of its connections are withheld at first."""
 
-    def __init__(self, target: Target, gaps: LoadGaps | None, **options: Any) -> None:
+    def __init__(self, place: Place, gaps: LoadGaps | None, **options: Any) -> None:
         self.connections = options["connections"]
         self.stats = native.LoadStats()
         self.stats.withhold(self.connections)
         self.begun = 0
         made = native.LoadOptions(
-            device=target.device,
-            ip=int(ipaddress.IPv4Address(target.ip)),
-            tcp_port=target.tcp_port,
+            device=place.device,
+            ip=int(ipaddress.IPv4Address(place.ip)),
+            tcp_port=place.tcp_port,
             timeout_us=20_000_000,
             duration_us=3_600_000_000,
             ramp=1024,
             **options,
         )
         context = multiprocess.get_context("fork")
-        arguments = (target.namespace, made, self.stats, gaps)
+        arguments = (place.namespace, made, self.stats, gaps)
         self._process = context.Process(target=_client, args=arguments, daemon=True)
         self._process.start()
         self.pid: int = self._process.pid
@@ -188,12 +207,12 @@ class CpuWaits:
         self.total_ns[name] = self.total_ns.get(name, 0) + grown_ns
 
 
-def _descents(old: Any, new: Any, path: str) -> Iterator[str]:
+def descents(old: Any, new: Any, path: str) -> Iterator[str]:
     """Every counter that is smaller than it was."""
     if isinstance(new, Mapping):
         for key, value in new.items():
             if key not in GAUGES | PLACES and key in old:
-                yield from _descents(old[key], value, f"{path}.{key}" if path else key)
+                yield from descents(old[key], value, f"{path}.{key}" if path else key)
     elif isinstance(new, int | float) and new < old:
         yield f"{path}: {old} -> {new}"
 
@@ -222,16 +241,15 @@ class Stats:
         return list(document["shards"])
 
     def _compare(self, old: dict[str, Any], new: dict[str, Any]) -> None:
-        found = list(_descents(old["total"], new["total"], "total"))
+        found = list(descents(old["total"], new["total"], "total"))
         for before, now in zip(old["shards"], new["shards"], strict=True):
-            found += _descents(before, now, f"shard {now['id']}")
+            found += descents(before, now, f"shard {now['id']}")
         self.stepped_back += found
 
-    def until(self, due_s: float, do: Callable[[], None] = lambda: None) -> None:
+    def until(self, due_s: float) -> None:
         """Looks again and again until a time has come."""
         while (left_s := due_s - time.monotonic()) > 0:
             self.sample()
-            do()
             time.sleep(max(0.0, min(SAMPLE_S, left_s)))
 
 
@@ -262,21 +280,39 @@ def connect_all(load: Client, stats: Stats) -> list[int]:
     return owners
 
 
+def around(gaps: LoadGaps, at_us: int, window_us: int) -> tuple[list[int], list[int]]:
+    """Each connection's longest gap after a moment, and in the window before it.
+
+    A gap that the moment falls into belongs to what came after it, and so does one that was not
+    over when the window was.
+    """
+    after = gaps.longest(at_us, at_us + window_us)
+    for gap in gaps.long_ones(window_us // 2):
+        begun_us = gap.ended_us - gap.length_us
+        if begun_us <= at_us + window_us <= gap.ended_us:
+            after[gap.connection] = max(after[gap.connection], gap.length_us)
+    return after, gaps.longest(at_us - window_us, at_us - gaps.slot_us)
+
+
+def _probes_max() -> int:
+    """So many as there may be open files, since the client has room for all at once."""
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return PROBES if files == resource.RLIM_INFINITY else min(PROBES, files - SPARE_FILES)
+
+
 class Run:
     """A run over a server that stands."""
 
-    def __init__(self, target: Target, plan: Plan, runtime: str, name: str) -> None:
+    def __init__(self, place: Place, plan: Plan) -> None:
         self.plan = plan
         self.outcome = Outcome()
         self._random = random.Random(plan.seed)
         slots = int((plan.limit_s + 2 * PATIENCE_S) * 1_000_000 / SLOT_US)
         self.gaps = LoadGaps(plan.connections, slots, SLOT_US)
         size = {"size": plan.size, "seed": plan.seed}
-        self.load = Client(target, self.gaps, connections=plan.connections, hold=1, **size)
-        files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        probes = min(PROBES, files - SPARE_FILES) if files != resource.RLIM_INFINITY else PROBES
-        self.prober = Client(target, None, connections=probes, messages=1, **size)
-        paths = instance.Paths(instance.runtime_dir({"RUNTIME_DIRECTORY": runtime}, 0), name)
+        self.load = Client(place, self.gaps, connections=plan.connections, hold=1, **size)
+        self.prober = Client(place, None, connections=_probes_max(), messages=1, **size)
+        paths = instance.Paths(Path(place.server.runtime), place.server.name)
         self.control = client.Client(paths)
         self.stats = Stats(self.control, self.load.pid)
 
@@ -298,7 +334,7 @@ class Run:
         while len(outcome.kills) < self.plan.kills:
             if time.monotonic() - began_s > self.plan.limit_s:
                 break
-            self._kill_one(len(outcome.kills) % (max(outcome.owners) + 1))
+            self._kill_one(len(outcome.kills) % WORKERS)
         outcome.seconds = time.monotonic() - began_s
         outcome.load = self.load.finish()
         outcome.probes = self.prober.finish()
@@ -351,32 +387,18 @@ class Run:
         outcome.samples = self.stats.samples
         outcome.stepped_back = self.stats.stepped_back
         outcome.cpu_wait_ns = self.stats.waits.total_ns
-        started_us = outcome.load["started_us"]
         window_us = int(self.plan.window_s * 1_000_000)
-        long_ones = list(self.gaps.long_ones(window_us // 2))
         for kill in outcome.kills:
-            at_us = kill.at_us - started_us
-            after = self.gaps.longest(at_us, at_us + window_us)
-            for gap in long_ones:  # those that were not over when the window was
-                begun_us = gap.ended_us - gap.length_us
-                if begun_us <= at_us + window_us <= gap.ended_us:
-                    after[gap.connection] = max(after[gap.connection], gap.length_us)
+            at_us = kill.at_us - outcome.load["started_us"]
+            after, without = around(self.gaps, at_us, window_us)
             outcome.after.append(self._by_owner(after))
-            without = self.gaps.longest(at_us - window_us, at_us - SLOT_US)
             outcome.without.append(self._by_owner(without))
 
     def _by_owner(self, gaps_us: list[int]) -> Window:
-        shards = max(self.outcome.owners) + 1
-        rows: list[list[int]] = [[] for _ in range(shards)]
+        rows: list[list[int]] = [[] for _ in range(WORKERS)]
         for owner, gap_us in zip(self.outcome.owners, gaps_us, strict=True):
             rows[owner].append(gap_us)
         return Window(rows)
-
-
-def run(target: Target, plan: Plan, runtime: str, name: str) -> Outcome:
-    """Kills the workers of a running instance by turns, as the plan says."""
-    with _closing(Run(target, plan, runtime, name)) as made:
-        return made.run()
 
 
 @contextmanager
@@ -385,3 +407,9 @@ def _closing(made: Run) -> Iterator[Run]:
         yield made
     finally:
         made.close()
+
+
+def run(place: Place, plan: Plan) -> Outcome:
+    """Kills the workers of a running server by turns, as the plan says."""
+    with _closing(Run(place, plan)) as made:
+        return made.run()
