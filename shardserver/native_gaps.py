@@ -59,10 +59,10 @@ class LoadGaps:
         """Every gap of at least this length that was noted, by time and connection."""
         for slot in range(self.slots):
             row = self._row(slot)
-            if max(row) >= least_us:
-                for connection, length_us in enumerate(row):
-                    if length_us >= least_us:
-                        yield Gap(connection, slot * self.slot_us, length_us)
+            if max(row) < least_us:
+                continue
+            long_ones = [index for index, length_us in enumerate(row) if length_us >= least_us]
+            yield from (Gap(each, slot * self.slot_us, row[each]) for each in long_ones)
 
     def lost(self) -> dict[int, int]:
         """Connections that were reset, refused or given up, and the slot's begin in which."""

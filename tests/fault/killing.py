@@ -11,7 +11,6 @@ it, in which nobody was killed. What is said of kills is compared with what the 
 
 from __future__ import annotations
 
-import ctypes
 import ipaddress
 import os
 import random
@@ -25,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import cffi
 import multiprocess
 import netns
 import running
@@ -90,6 +90,7 @@ class Kill:
 
     shard: int
     at_us: int
+    unkilled_us: int | None  # what the next line took a moment before, without a kill
     accepted_us: int | None = None  # from the kill to a new connection; None: not in time
     adopted: int = 0
     dropped: int = 0
@@ -127,12 +128,11 @@ def enter_namespace(name: str) -> None:
     """Moves this process into a network namespace; "" stays."""
     if not name:
         return
-    fd = os.open(f"/run/netns/{name}", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        if ctypes.CDLL(None, use_errno=True).setns(fd, CLONE_NEWNET) != 0:
-            raise OSError(ctypes.get_errno(), f"setns to {name} failed")
-    finally:
-        os.close(fd)
+    ffi = cffi.FFI()
+    ffi.cdef("int setns(int fd, int nstype);")
+    with Path(f"/run/netns/{name}").open("rb") as namespace:
+        if ffi.dlopen(None).setns(namespace.fileno(), CLONE_NEWNET) != 0:
+            raise OSError(ffi.errno, f"setns to {name} failed")
 
 
 def _client(
@@ -253,12 +253,17 @@ class Stats:
             time.sleep(max(0.0, min(SAMPLE_S, left_s)))
 
 
+def now_us() -> int:
+    """By CLOCK_MONOTONIC."""
+    return time.monotonic_ns() // 1000
+
+
 def accepted(shards: list[dict[str, Any]]) -> list[int]:
     """Connections that each shard has accepted so far."""
     return [shard["connections"]["accepted"] for shard in shards]
 
 
-def _wait(what: str, holds: Callable[[], bool]) -> None:
+def _wait_until(what: str, holds: Callable[[], bool]) -> None:
     end_s = time.monotonic() + PATIENCE_S
     while not holds():
         if time.monotonic() > end_s:
@@ -272,7 +277,10 @@ def connect_all(load: Client, stats: Stats) -> list[int]:
     for _ in range(load.connections):
         before = accepted(stats.sample())
         load.connect_one()
-        _wait("a connection to be accepted", lambda: sum(accepted(stats.sample())) > sum(before))  # noqa: B023
+        _wait_until(
+            "a connection is accepted",
+            lambda before=before: sum(accepted(stats.sample())) > sum(before),
+        )
         grown = [now - then for now, then in zip(accepted(stats.sample()), before, strict=True)]
         if sum(grown) != 1:
             raise ShardserverError(f"one connection was begun, the shards accepted {grown}")
@@ -280,18 +288,29 @@ def connect_all(load: Client, stats: Stats) -> list[int]:
     return owners
 
 
-def around(gaps: LoadGaps, at_us: int, window_us: int) -> tuple[list[int], list[int]]:
-    """Each connection's longest gap after a moment, and in the window before it.
+class Windows:
+    """What a client's gaps say about a moment: the window after it, and the one before."""
 
-    A gap that the moment falls into belongs to what came after it, and so does one that was not
-    over when the window was.
-    """
-    after = gaps.longest(at_us, at_us + window_us)
-    for gap in gaps.long_ones(window_us // 2):
-        begun_us = gap.ended_us - gap.length_us
-        if begun_us <= at_us + window_us <= gap.ended_us:
-            after[gap.connection] = max(after[gap.connection], gap.length_us)
-    return after, gaps.longest(at_us - window_us, at_us - gaps.slot_us)
+    def __init__(self, gaps: LoadGaps, window_us: int) -> None:
+        self._gaps = gaps
+        self._window_us = window_us
+        self._long_ones = list(gaps.long_ones(window_us // 2))
+
+    def after(self, at_us: int) -> list[int]:
+        """Each connection's longest gap.
+
+        One that the moment falls into counts, and so does one that was not over with the window.
+        """
+        end_us = at_us + self._window_us
+        longest_us = self._gaps.longest(at_us, end_us)
+        for gap in self._long_ones:
+            if gap.ended_us - gap.length_us <= end_us <= gap.ended_us:
+                longest_us[gap.connection] = max(longest_us[gap.connection], gap.length_us)
+        return longest_us
+
+    def before(self, at_us: int) -> list[int]:
+        """Each connection's longest gap of those that were over by then."""
+        return self._gaps.longest(at_us - self._window_us, at_us - self._gaps.slot_us)
 
 
 def _probes_max() -> int:
@@ -328,7 +347,7 @@ class Run:
         outcome = self.outcome
         outcome.owners = connect_all(self.load, self.stats)
         self.load.stats.go()
-        _wait("the first reply", lambda: self.load.stats.read()["messages"] > 0)
+        _wait_until("the first reply comes", lambda: self.load.stats.read()["messages"] > 0)
         began_s = time.monotonic()
         self.stats.until(began_s + 4 * self.plan.window_s)
         while len(outcome.kills) < self.plan.kills:
@@ -341,45 +360,51 @@ class Run:
         self._take_stock()
         return outcome
 
-    def _kill_one(self, shard: int) -> None:
-        shards = self.stats.sample()
+    def _running(self, shard: int) -> dict[str, Any]:
+        """The shard's statistics, once it runs."""
         end_s = time.monotonic() + PATIENCE_S
-        while shards[shard]["state"] != "running":
+        while (found := self.stats.sample()[shard])["state"] != "running":
             if time.monotonic() > end_s:
-                raise ShardserverError(f"shard {shard} is {shards[shard]['state']}, not running")
+                raise ShardserverError(f"shard {shard} is {found['state']}, not running")
             time.sleep(LOOK_S)
-            shards = self.stats.sample()
-        before = shards[shard]["connections"]
-        pidfd = os.pidfd_open(shards[shard]["pid"])
+        return found
+
+    def _kill_one(self, shard: int) -> None:
+        window_s = self.plan.window_s
+        self._running(shard)
+        calm_us = now_us()
+        unkilled_us = self._probe(shard, calm_us)
+        self.stats.until(calm_us / 1e6 + window_s)
+        before = self._running(shard)
+        pidfd = os.pidfd_open(before["pid"])
         try:
-            kill = Kill(shard, time.monotonic_ns() // 1000)
+            kill = Kill(shard, now_us(), unkilled_us)
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
             select.select([pidfd], [], [], PATIENCE_S)
         finally:
             os.close(pidfd)
-        self._probe(kill)
-        window_s = self.plan.window_s
+        kill.accepted_us = self._probe(shard, kill.at_us)
         self.stats.until(kill.at_us / 1e6 + window_s)
-        after = self.stats.sample()[shard]["connections"]
-        kill.adopted = after["adopted"] - before["adopted"]
-        kill.dropped = after["dropped"] - before["dropped"]
+        after = self.stats.sample()[shard]
+        kill.adopted = after["connections"]["adopted"] - before["connections"]["adopted"]
+        kill.dropped = after["connections"]["dropped"] - before["connections"]["dropped"]
         self.outcome.kills.append(kill)
         # The next window without a kill begins when this one's traces are gone.
-        self.stats.until(time.monotonic() + window_s * (1.5 + self._random.random() / 2))
+        self.stats.until(time.monotonic() + window_s * (0.5 + self._random.random() / 2))
 
-    def _probe(self, kill: Kill) -> None:
-        """Connects again and again until the killed shard accepts a connection."""
-        dead = accepted(self.stats.sample())[kill.shard]
+    def _probe(self, shard: int, since_us: int) -> int | None:
+        """Connects again and again until the shard accepts a connection; how long that took."""
+        dead = accepted(self.stats.sample())[shard]
         end_s = time.monotonic() + PATIENCE_S
         next_s = 0.0
         while time.monotonic() < end_s:
             if time.monotonic() >= next_s:
                 self.prober.connect_one()
                 next_s = time.monotonic() + PROBE_S
-            if accepted(self.stats.sample())[kill.shard] > dead:
-                kill.accepted_us = time.monotonic_ns() // 1000 - kill.at_us
-                return
+            if accepted(self.stats.sample())[shard] > dead:
+                return now_us() - since_us
             time.sleep(LOOK_S)
+        return None
 
     def _take_stock(self) -> None:
         outcome = self.outcome
@@ -387,12 +412,11 @@ class Run:
         outcome.samples = self.stats.samples
         outcome.stepped_back = self.stats.stepped_back
         outcome.cpu_wait_ns = self.stats.waits.total_ns
-        window_us = int(self.plan.window_s * 1_000_000)
+        windows = Windows(self.gaps, int(self.plan.window_s * 1_000_000))
         for kill in outcome.kills:
             at_us = kill.at_us - outcome.load["started_us"]
-            after, without = around(self.gaps, at_us, window_us)
-            outcome.after.append(self._by_owner(after))
-            outcome.without.append(self._by_owner(without))
+            outcome.after.append(self._by_owner(windows.after(at_us)))
+            outcome.without.append(self._by_owner(windows.before(at_us)))
 
     def _by_owner(self, gaps_us: list[int]) -> Window:
         rows: list[list[int]] = [[] for _ in range(WORKERS)]

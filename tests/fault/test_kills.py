@@ -65,6 +65,6 @@ def test_a_gap_belongs_to_the_window_that_it_touched_after_the_kill() -> None:
             (3, 900, 290),  # begun after the window
         ):
             gaps.handle.longest_us[ended_us // 10 * 4 + connection] = length_us
-        after, without = killing.around(gaps, at_us=500, window_us=100)
-    assert after == [0, 90, 390, 0]
-    assert without == [30, 0, 0, 0]
+        windows = killing.Windows(gaps, window_us=100)
+        assert windows.after(500) == [0, 90, 390, 0]
+        assert windows.before(500) == [30, 0, 0, 0]
