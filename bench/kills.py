@@ -115,6 +115,7 @@ def report(outcome: killing.Outcome, kind: str, plan: killing.Plan) -> dict[str,
         "kills": len(outcome.kills),
         "seconds": round(outcome.seconds, 1),
         "window_us": int(plan.window_s * 1_000_000),
+        "phases": dict(outcome.phases.most_common()),
         "messages": outcome.load["messages"],
         "wrong_bytes": outcome.load["mismatched_bytes"] + outcome.probes["mismatched_bytes"],
         "shards": shard_rows(outcome),
@@ -157,6 +158,7 @@ def render(document: dict[str, Any]) -> str:
         f"{document['target']}: {document['kills']} kills in {document['seconds']} s, windows of"
         f" {document['window_us'] // 1000} ms; {machine['cpus']} CPUs, load {machine['load_1m']}",
         f"  {document['messages']:,} messages, {document['wrong_bytes']} wrong bytes",
+        "  killed in phase " + ", ".join(f"{name} {n}" for name, n in document["phases"].items()),
         f"  longest gap of a connection, ms{'':14}{'n':>6}{'p50':>9}{'p99':>9}{'max':>9}",
     ]
     for row in document["shards"]:
@@ -188,12 +190,18 @@ def main() -> int:
     parser.add_argument("--target", choices=("mem", "packet", "both"), default="both")
     parser.add_argument("-c", "--connections", type=int, default=200)
     parser.add_argument("-s", "--size", type=int, default=64)
+    parser.add_argument("--pipeline", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=240, help="no kill begins later")
     parser.add_argument("--window", type=float, default=0.25, metavar="SECONDS")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     plan = killing.Plan(
-        options.kills, options.connections, options.size, options.window, options.seconds
+        kills=options.kills,
+        connections=options.connections,
+        size=options.size,
+        pipeline=options.pipeline,
+        window_s=options.window,
+        limit_s=options.seconds,
     )
     why = "" if options.target == "mem" else netns.unavailable()
     if why:

@@ -14,10 +14,12 @@ from __future__ import annotations
 import ipaddress
 import os
 import random
+import re
 import resource
 import select
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -40,6 +42,7 @@ PROBES = 10_000  # at most, over a run
 SPARE_FILES = 256
 PROBE_S = 0.001  # between two new connections
 SAMPLE_S = 0.02  # between two looks at stats, when nothing is waited for
+BUSY_S = 0.05  # how long a worker may sleep before it is killed so
 LOOK_S = 0.001  # the same while something is
 GAUGES = {"active", "batch", "ended", "conns_active", "conns_time_wait", "chunks_free"}
 PLACES = {"id", "pid", "cpu", "node", "time", "schema"}
@@ -79,6 +82,7 @@ class Plan:
     kills: int = 100
     connections: int = 200
     size: int = 64
+    pipeline: int = 1
     window_s: float = 0.25
     limit_s: float = 240.0  # no kill begins later
     seed: int = 1
@@ -121,6 +125,7 @@ class Outcome:
     samples: int = 0
     stepped_back: list[str] = field(default_factory=list)
     cpu_wait_ns: dict[str, int] = field(default_factory=dict)
+    phases: Counter[str] = field(default_factory=Counter)  # what the workers did when they died
     seconds: float = 0.0
 
 
@@ -258,6 +263,23 @@ def now_us() -> int:
     return time.monotonic_ns() // 1000
 
 
+def wait_until_busy(pid: int) -> None:
+    """Until a process is ready to run or runs; not for long: an idle one is killed asleep.
+
+    Who kills at any moment mostly meets workers that sleep, since a turn is over in microseconds.
+    """
+    end_s = time.monotonic() + BUSY_S
+    with Path(f"/proc/{pid}/stat").open("rb", buffering=0) as stat:
+        while time.monotonic() < end_s:
+            if os.pread(stat.fileno(), 512, 0).rpartition(b")")[2][1:2] == b"R":
+                return
+
+
+def phases_of(log: Path) -> Counter[str]:
+    """What each worker did when it was killed, as its orchestrator found it."""
+    return Counter(re.findall(r"killed by SIGKILL\) in phase (\w+)", log.read_text()))
+
+
 def accepted(shards: list[dict[str, Any]]) -> list[int]:
     """Connections that each shard has accepted so far."""
     return [shard["connections"]["accepted"] for shard in shards]
@@ -329,11 +351,14 @@ class Run:
         slots = int((plan.limit_s + 2 * PATIENCE_S) * 1_000_000 / SLOT_US)
         self.gaps = LoadGaps(plan.connections, slots, SLOT_US)
         size = {"size": plan.size, "seed": plan.seed}
-        self.load = Client(place, self.gaps, connections=plan.connections, hold=1, **size)
+        self.load = Client(
+            place, self.gaps, connections=plan.connections, hold=1, pipeline=plan.pipeline, **size
+        )
         self.prober = Client(place, None, connections=_probes_max(), messages=1, **size)
         paths = instance.Paths(Path(place.server.runtime), place.server.name)
         self.control = client.Client(paths)
         self.stats = Stats(self.control, self.load.pid)
+        self._log = paths.log
 
     def close(self) -> None:
         """Ends the clients."""
@@ -378,6 +403,7 @@ class Run:
         before = self._running(shard)
         pidfd = os.pidfd_open(before["pid"])
         try:
+            wait_until_busy(before["pid"])
             kill = Kill(shard, now_us(), unkilled_us)
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
             select.select([pidfd], [], [], PATIENCE_S)
@@ -411,6 +437,7 @@ class Run:
         outcome.lost = self.gaps.lost()
         outcome.samples = self.stats.samples
         outcome.stepped_back = self.stats.stepped_back
+        outcome.phases = phases_of(self._log)
         outcome.cpu_wait_ns = self.stats.waits.total_ns
         windows = Windows(self.gaps, int(self.plan.window_s * 1_000_000))
         for kill in outcome.kills:
