@@ -40,6 +40,7 @@ SLOT_US = 5_000
 PATIENCE_S = 30.0
 PROBES = 10_000  # at most, over a run
 SPARE_FILES = 256
+FIRST_PROBES = 8  # at once, so that one of them is likely the shard's
 PROBE_S = 0.001  # between two new connections
 SAMPLE_S = 0.02  # between two looks at stats, when nothing is waited for
 BUSY_S = 0.05  # how long a worker may sleep before it is killed so
@@ -423,6 +424,8 @@ class Run:
         dead = accepted(self.stats.sample())[shard]
         end_s = time.monotonic() + PATIENCE_S
         next_s = 0.0
+        for _ in range(FIRST_PROBES):
+            self.prober.connect_one()
         while time.monotonic() < end_s:
             if time.monotonic() >= next_s:
                 self.prober.connect_one()
