@@ -401,6 +401,19 @@ int32_t ss_netmap_module(struct ss_netmap_module *module, char *error);
 /* 1: the interface's driver is native to netmap; 0: it would be emulated; -errno. */
 int32_t ss_netmap_adapter(const char *iface);
 
+/* What each connection waited for its replies: shared memory, written by the client alone. */
+struct ss_load_gaps {
+    uint32_t connections;
+    uint32_t slots; /* what comes after the last one is noted there */
+    uint64_t slot_us;
+    /*
+     * [slot][connection]: the longest time without a byte of reply that ended in this slot, slots
+     * counted from `started_us`; in a row behind the last slot, 1 + the slot in which a
+     * connection was lost.
+     */
+    uint32_t longest_us[];
+};
+
 /* The load client: every byte is derived from (seed, connection, offset) and checked. */
 struct ss_load_options {
     char device[64]; /* mem: name without the prefix; "": kernel sockets */
@@ -420,10 +433,11 @@ struct ss_load_options {
     uint32_t spin_us;
     uint32_t hold; /* 1: connect, then wait for `go` before the first message */
     uint32_t pad;
-    char faults[128]; /* mem: on the client's side of the wire */
+    char faults[128];          /* mem: on the client's side of the wire */
+    struct ss_load_gaps *gaps; /* NULL: nobody asks when each connection waited */
 };
 
-/* Aligned words in shared memory; the client is the one writer, but for `stop` and `go`. */
+/* Aligned words in shared memory; the client is the one writer, but for stop, go, withheld. */
 struct ss_load_stats {
     uint64_t connected; /* connections opened so far */
     uint64_t active;    /* open now (gauge) */
@@ -439,12 +453,16 @@ struct ss_load_stats {
     uint64_t largest_gap_us; /* longest time without any reply while messages were in flight */
     uint64_t stop;
     uint64_t go;
+    uint64_t withheld;      /* connections, the last ones, that may not be begun yet */
     uint64_t latency[4096]; /* buckets: ss_latency_quantile */
 };
 
 /* Shared memory for one client's statistics; NULL: out of memory. */
 struct ss_load_stats *ss_load_stats_map(void);
 void ss_load_stats_unmap(struct ss_load_stats *stats);
+/* The same for a client's gaps; NULL: out of memory, or nothing to note. */
+struct ss_load_gaps *ss_load_gaps_map(uint32_t connections, uint32_t slots, uint64_t slot_us);
+void ss_load_gaps_unmap(struct ss_load_gaps *gaps);
 /* Runs to its end. 0 or -errno with a sentence; errors of single connections are counted only. */
 int32_t ss_load_run(const struct ss_load_options *options, struct ss_load_stats *stats,
                     char *error);

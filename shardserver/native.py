@@ -506,6 +506,10 @@ class LoadStats:
         """Lets clients that hold begin."""
         self.handle.go = 1
 
+    def withhold(self, connections: int) -> None:
+        """So many connections, the last ones, may not be begun yet."""
+        self.handle.withheld = connections
+
     def stop(self) -> None:
         """Asks the client to end."""
         self.handle.stop = 1
@@ -531,8 +535,11 @@ class LoadStats:
         self.close()
 
 
-def load_run(options: LoadOptions, stats: LoadStats) -> None:
-    """Runs one load client to its end. Errors of single connections are only counted."""
+def load_run(options: LoadOptions, stats: LoadStats, gaps: Any = None) -> None:
+    """Runs one load client to its end. Errors of single connections are only counted.
+
+    `gaps`: the handle of a native_gaps.LoadGaps, where somebody asks when each connection waited.
+    """
     ffi, lib = load()
     native = ffi.new("struct ss_load_options *")
     _fill(
@@ -542,5 +549,6 @@ def load_run(options: LoadOptions, stats: LoadStats) -> None:
     )
     _set_text(native.device, options.device, "the device's name")
     _set_text(native.faults, options.faults, "the faults' specification")
+    native.gaps = gaps or ffi.NULL
     error = ffi.new("char[]", _ERROR_MAX)
     _raise(lib.ss_load_run(native, stats.handle, error), error, "load")

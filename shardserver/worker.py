@@ -192,6 +192,7 @@ def _redirect(output: int) -> None:
 
 def _prepare(job: Job) -> tuple[process.Title, list[str]]:
     """What is the same for every shard, privileges first of all."""
+    os.setsid()  # where Linux shares CPU time by session, a pinned worker has a share of its own
     _redirect(job.output)
     job.close_others()
     title = process.Title("worker")

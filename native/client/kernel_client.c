@@ -19,7 +19,8 @@ enum {
     EVENTS = 256,
     BUFFER = 65536,
     NAP_MS = 10,
-    CHECK_US = 100000, /* between two looks for silent connections */
+    WITHHELD_NAP_MS = 1, /* somebody says one by one which connection may be begun */
+    CHECK_US = 100000,   /* between two looks for silent connections */
     SPARE_FDS = 64,
 };
 
@@ -264,7 +265,8 @@ static int run(struct kernel_client *client)
             was_going = going;
             look_at_all(client, now_us);
         }
-        n = epoll_wait(client->epoll_fd, events, EVENTS, NAP_MS);
+        n = epoll_wait(client->epoll_fd, events, EVENTS,
+                       load->stats->withheld ? WITHHELD_NAP_MS : NAP_MS);
         for (int i = 0; i < n; i++) {
             handle(client, &events[i]);
         }

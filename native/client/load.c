@@ -8,6 +8,7 @@
 #include <sys/mman.h>
 #include <time.h>
 
+#include "client/gaps.h"
 #include "client/histogram.h"
 
 enum {
@@ -55,7 +56,9 @@ void load_free(struct load *load)
 
 bool load_may_connect(const struct load *load)
 {
-    return !load->ending && load->opened < load->options->connections &&
+    uint64_t withheld = *(volatile uint64_t *)&load->stats->withheld;
+
+    return !load->ending && load->opened + withheld < load->options->connections &&
            load->connecting < load->options->ramp;
 }
 
@@ -134,6 +137,9 @@ void load_received(struct load *load, uint32_t index, const void *bytes, uint64_
         histogram_record(stats->latency, now_ns - slots[message % load->options->pipeline]);
     }
     conn->received += len;
+    if (load->options->gaps) {
+        gaps_note(load, index, now_us);
+    }
     conn->active_us = now_us;
     stats->messages += last - first;
     stats->bytes += len;
@@ -165,6 +171,9 @@ void load_done(struct load *load, uint32_t index, uint64_t *counter)
         load->connecting--;
     } else if (conn->state != LOAD_IDLE) {
         load->stats->active--;
+    }
+    if (load->options->gaps && counter != &load->stats->finished) {
+        gaps_note_loss(load, index, load_clock_ns() / 1000);
     }
     conn->state = LOAD_DONE;
     load->left--;

@@ -252,6 +252,66 @@ static void who_says_nothing_is_counted_as_a_timeout(void)
     }
 }
 
+/* Two connections, each asks once and gets its byte `wait_us` after the run has begun. */
+static void answer_after(struct load *load, uint32_t index, uint64_t wait_us)
+{
+    uint8_t byte;
+
+    load_sent(load, index, 1, load->stats->started_us * 1000);
+    pattern_fill(load->conns[index].pattern, load->conns[index].received, &byte, 1);
+    load_received(load, index, &byte, 1, (load->stats->started_us + wait_us) * 1000);
+}
+
+static void a_gap_is_noted_where_it_ended(void)
+{
+    struct ss_load_gaps *gaps = ss_load_gaps_map(2, 4, 1000);
+    struct ss_load_stats *stats = ss_load_stats_map();
+    struct ss_load_options options = {.connections = 2, .size = 1, .pipeline = 1, .gaps = gaps};
+    struct load load;
+    char error[SS_ERROR_MAX];
+
+    CHECK_EQ(load_init(&load, &options, stats, error), 0);
+    stats->started_us = 5000000; /* the connections stood before: that wait does not count */
+    load_opened(&load, 0, 4000000);
+    load_opened(&load, 1, 4000000);
+    answer_after(&load, 0, 100);
+    answer_after(&load, 0, 2300);
+    answer_after(&load, 0, 2400);
+    answer_after(&load, 1, 90000); /* beyond the last slot */
+    CHECK_EQ(gaps->longest_us[0 * 2 + 0], 100);
+    CHECK_EQ(gaps->longest_us[1 * 2 + 0], 0);
+    CHECK_EQ(gaps->longest_us[2 * 2 + 0], 2200);
+    CHECK_EQ(gaps->longest_us[3 * 2 + 1], 90000);
+    load_done(&load, 0, &stats->finished);
+    CHECK_EQ(gaps->longest_us[4 * 2 + 0], 0);
+    load_done(&load, 1, &stats->resets);
+    CHECK_EQ(gaps->longest_us[4 * 2 + 1], 4);
+    CHECK_EQ(stats->mismatched_bytes, 0);
+    load_free(&load);
+    ss_load_stats_unmap(stats);
+    ss_load_gaps_unmap(gaps);
+}
+
+static void a_withheld_connection_is_not_begun(void)
+{
+    struct ss_load_stats *stats = ss_load_stats_map();
+    struct ss_load_options options = {.connections = 9, .size = 1, .pipeline = 1, .ramp = 9};
+    struct load load;
+    char error[SS_ERROR_MAX];
+
+    CHECK_EQ(load_init(&load, &options, stats, error), 0);
+    stats->withheld = 9;
+    CHECK(!load_may_connect(&load));
+    stats->withheld = 8;
+    CHECK(load_may_connect(&load));
+    load_begun(&load, load.opened++, 1);
+    CHECK(!load_may_connect(&load));
+    stats->withheld = 0;
+    CHECK(load_may_connect(&load));
+    load_free(&load);
+    ss_load_stats_unmap(stats);
+}
+
 static void options_that_make_no_sense_are_refused(void)
 {
     struct ss_load_options good = {.ip = INADDR_LOOPBACK,
@@ -292,6 +352,8 @@ int main(int argc, char **argv)
         {"each wrong byte is counted", each_wrong_byte_is_counted},
         {"each byte too much is counted", each_byte_too_much_is_counted},
         {"who says nothing is counted as a timeout", who_says_nothing_is_counted_as_a_timeout},
+        {"a gap is noted where it ended", a_gap_is_noted_where_it_ended},
+        {"a withheld connection is not begun", a_withheld_connection_is_not_begun},
         {"options that make no sense are refused", options_that_make_no_sense_are_refused},
     };
 
