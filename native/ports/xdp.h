@@ -105,7 +105,8 @@ struct xdp_port {
     uint32_t chunk; /* bytes: 1 << chunk_bits, since a division costs as much as a frame */
     uint32_t chunk_bits;
     uint32_t data_ofs;
-    uint32_t fill; /* buffers that each socket's kernel side holds */
+    uint32_t longest; /* frame that the interface passes */
+    uint32_t fill;    /* buffers that each socket's kernel side holds */
     struct nm_ring *rx;
     struct nm_ring *tx;
     bool pieces;     /* frames over several chunks are possible */

@@ -124,8 +124,7 @@ static void set_checksum(struct frame *frame, uint8_t protocol, bool tagged, enu
     }
     if (state == UNFINISHED) {
         frame->hdr.flags = VNET_F_NEEDS_CSUM;
-        frame->hdr.csum_start =
-            (uint16_t)(ETH_HDR_LEN + IPV4_HDR_LEN + (tagged ? VLAN_LEN : 0));
+        frame->hdr.csum_start = (uint16_t)(ETH_HDR_LEN + IPV4_HDR_LEN + (tagged ? VLAN_LEN : 0));
         frame->hdr.csum_offset = (uint16_t)at;
     }
 }
@@ -142,8 +141,7 @@ static bool finish(struct frame *frame)
     if (!CHECK(at + 2 <= frame->len)) {
         return false;
     }
-    store_u16(frame->data + at,
-              csum_fold(csum_add(frame->data + start, frame->len - start, 0)));
+    store_u16(frame->data + at, csum_fold(csum_add(frame->data + start, frame->len - start, 0)));
     frame->hdr.flags = 0;
     return true;
 }
@@ -273,6 +271,21 @@ static void send_too_long(struct rig *rig, uint32_t len)
     }
 }
 
+/* What came cut is worse than what did not come. */
+static void inject_too_long(struct rig *rig, uint32_t len)
+{
+    static struct frame frame;
+    uint64_t end = real_now_us() + COME_MS * 1000;
+
+    frame_in(rig, &frame, len, len);
+    rig_inject(rig, &frame);
+    while (rig->port->counters->rx_missed == 0 && CHECK(real_now_us() < end)) {
+        rig_rx_sync(rig);
+        CHECK(nm_ring_empty(rig->port->rx));
+    }
+    CHECK_EQ(rig->port->counters->rx_missed, 1);
+}
+
 void case_lengths(struct rig *rig)
 {
     /* Around what a slot holds with and without a header, and what is usual. */
@@ -295,5 +308,8 @@ void case_lengths(struct rig *rig)
     CHECK_EQ(rig->port->counters->tx_dropped, 0);
     CHECK_EQ(rig->port->counters->rx_missed, 0);
     send_too_long(rig, FRAME_LONGEST + 200);
+    if (most < FRAME_LONGEST) {
+        inject_too_long(rig, FRAME_LONGEST);
+    }
     rig_close(rig);
 }

@@ -75,6 +75,8 @@ struct wire {
     bool net;              /* in a network namespace of the case's own */
     const char *lacks;     /* why it cannot be tried on this build; NULL: it can */
     uint32_t frame_max;    /* longest that the medium passes; 0: FRAME_LONGEST */
+    uint32_t slack;        /* slots that the port leaves free in a full RX ring */
+    bool deaf;             /* the end of the link does not wake a sleeper: its next sync tells */
     bool poll_syncs;       /* waiting for the port moves its tail, as netmap's poll does */
     bool holds;            /* a peer that stands still holds the sender: nothing is dropped */
     bool local_kernel;     /* the other end may leave checksums unfinished */
@@ -96,8 +98,8 @@ struct wire {
     void (*link)(struct rig *rig, bool up);
     void (*remove)(struct rig *rig);
     bool (*told)(struct rig *rig); /* says that it is gone, where the port cannot; NULL: it can */
-    int gone;                   /* what the port answers then; 0: drops, counted */
-    const char *excused[CASES]; /* why a case does not apply */
+    int gone;                      /* what the port answers then; 0: drops, counted */
+    const char *excused[CASES];    /* why a case does not apply */
 };
 
 struct conformance_case {

@@ -91,10 +91,8 @@ bool raw_peer_collect(int fd, struct frame *frame)
     struct iovec iov[2] = {{&frame->hdr, PACKET_VNET_LEN},
                            {frame->data, sizeof(frame->data) - VLAN_LEN}};
     _Alignas(struct cmsghdr) uint8_t control[CMSG_SPACE(sizeof(struct tpacket_auxdata))];
-    struct msghdr msg = {.msg_iov = iov,
-                         .msg_iovlen = 2,
-                         .msg_control = control,
-                         .msg_controllen = sizeof(control)};
+    struct msghdr msg = {
+        .msg_iov = iov, .msg_iovlen = 2, .msg_control = control, .msg_controllen = sizeof(control)};
     ssize_t len = recvmsg(fd, &msg, 0);
     const struct cmsghdr *cmsg;
     struct tpacket_auxdata aux;

@@ -1,8 +1,8 @@
 /*
  * The table of wires and the table of cases; see conformance.h. One line for each pair, "ok", "not
  * ok" or why not, and a table of all at the end. `conformance [--strict] [WIRE [CASE]]`: wires and
- * cases whose names contain the words; --strict: what is skipped for want of a right, a library or a
- * module has failed.
+ * cases whose names contain the words; --strict: what is skipped for want of a right, a library or
+ * a module has failed.
  */
 #include <signal.h>
 #include <stdio.h>
@@ -28,8 +28,8 @@ enum verdict {
 };
 
 static const struct wire *const wires[] = {
-    &wire_mem,  &wire_mem_client,  &wire_pipe, &wire_vale,       &wire_netmap, &wire_packet,
-    &wire_xdp,  &wire_xdp_generic, &wire_tap,  &wire_tap_single, &wire_pcap,   &wire_vde,
+    &wire_mem, &wire_mem_client,  &wire_pipe, &wire_vale,       &wire_netmap, &wire_packet,
+    &wire_xdp, &wire_xdp_generic, &wire_tap,  &wire_tap_single, &wire_pcap,   &wire_vde,
 };
 
 static const struct conformance_case cases[CASES] = {

@@ -102,8 +102,8 @@ static bool tap_open(struct rig *rig)
 static bool tap_single_open(struct rig *rig)
 {
     return enter() && has_tun() && CHECK(netns_ip("tuntap add dev cli0 mode tap")) &&
-           CHECK(netns_ip("link set cli0 mtu %d up", RIG_MTU)) &&
-           open_device(rig, "tap:cli0", 0) && open_peer(rig);
+           CHECK(netns_ip("link set cli0 mtu %d up", RIG_MTU)) && open_device(rig, "tap:cli0", 0) &&
+           open_peer(rig);
 }
 
 static void link_close(struct rig *rig)
@@ -176,7 +176,7 @@ static void delete_link(struct rig *rig)
 
 const struct wire wire_packet = {.name = "packet",
                                  .net = true,
-.local_kernel = true,
+                                 .local_kernel = true,
                                  .holds = true,
                                  .open = packet_open,
                                  .close = link_close,
@@ -190,8 +190,9 @@ const struct wire wire_packet = {.name = "packet",
 
 const struct wire wire_xdp = {.name = "xdp",
                               .net = true,
-.local_kernel = true,
+                              .local_kernel = true,
                               .holds = true,
+                              .deaf = true,
                               .open = xdp_open,
                               .close = link_close,
                               .inject = inject,
@@ -204,8 +205,9 @@ const struct wire wire_xdp = {.name = "xdp",
 
 const struct wire wire_xdp_generic = {.name = "xdp generic",
                                       .net = true,
-.local_kernel = true,
+                                      .local_kernel = true,
                                       .holds = true,
+                                      .deaf = true,
                                       .open = xdp_generic_open,
                                       .close = link_close,
                                       .inject = inject,
@@ -218,7 +220,8 @@ const struct wire wire_xdp_generic = {.name = "xdp generic",
 
 const struct wire wire_tap = {.name = "tap",
                               .net = true,
-.local_kernel = true,
+                              .local_kernel = true,
+                              .slack = 33, /* it reads a frame where the longest would fit */
                               .open = tap_open,
                               .close = link_close,
                               .inject = inject,
@@ -230,7 +233,7 @@ const struct wire wire_tap = {.name = "tap",
 
 const struct wire wire_tap_single = {.name = "tap of one queue",
                                      .net = true,
-.local_kernel = true,
+                                     .local_kernel = true,
                                      .open = tap_single_open,
                                      .close = link_close,
                                      .inject = inject,
@@ -242,7 +245,7 @@ const struct wire wire_tap_single = {.name = "tap of one queue",
 
 const struct wire wire_pcap = {.name = "pcap",
                                .net = true,
-.local_kernel = true,
+                               .local_kernel = true,
                                .open = pcap_open,
                                .close = link_close,
                                .inject = inject,

@@ -101,6 +101,5 @@ const struct wire wire_netmap = {
     .link = set_link,
     .remove = delete_nic,
     .gone = -ENODEV,
-    .excused = {[CASE_UNFINISHED_FRAME] =
-                    "a driver takes slots as they are published, not frames"},
+    .excused = {[CASE_UNFINISHED_FRAME] = "a driver takes slots as they are published, not frames"},
 };

@@ -33,14 +33,19 @@ struct peer {
     struct vde_connection *(*open)(char *url, char *description, int version, void *arguments);
     ssize_t (*recv)(struct vde_connection *, void *, size_t, int flags);
     ssize_t (*send)(struct vde_connection *, const void *, size_t, int flags);
+    int (*datafd)(struct vde_connection *);
     int (*close)(struct vde_connection *);
+};
+
+enum {
+    SWITCH_FRAME = ETH_HDR_LEN + 1504, /* longer ones it cuts */
 };
 
 static const uint16_t vlans[] = {7, 100, 0};
 
 static bool usable(struct peer *peer)
 {
-    void *symbol[4];
+    void *symbol[5];
 
     peer->object = dlopen("libvdeplug.so.2", RTLD_NOW | RTLD_LOCAL);
     if (!peer->object || system("command -v vde_switch >/dev/null") != 0) {
@@ -55,7 +60,9 @@ static bool usable(struct peer *peer)
     memcpy(&peer->recv, &symbol[1], sizeof(symbol[1]));
     memcpy(&peer->send, &symbol[2], sizeof(symbol[2]));
     memcpy(&peer->close, &symbol[3], sizeof(symbol[3]));
-    return CHECK(symbol[0] && symbol[1] && symbol[2] && symbol[3]);
+    symbol[4] = dlsym(peer->object, "vde_datafd");
+    memcpy(&peer->datafd, &symbol[4], sizeof(symbol[4]));
+    return CHECK(symbol[0] && symbol[1] && symbol[2] && symbol[3] && symbol[4]);
 }
 
 static void run_switch(struct peer *peer)
@@ -108,7 +115,8 @@ static bool connect_peer(struct peer *peer)
         usleep(10000);
         peer->connection = peer->open(peer->path, description, 1, NULL);
     }
-    return CHECK(peer->connection != NULL);
+    return CHECK(peer->connection != NULL) &&
+           CHECK_EQ(fcntl(peer->datafd(peer->connection), F_SETFL, O_NONBLOCK), 0);
 }
 
 static bool start_switch(struct peer *peer)
@@ -131,7 +139,7 @@ static bool start_switch(struct peer *peer)
 static bool vde_open(struct rig *rig)
 {
     static const uint8_t theirs[6] = {0x02, 0, 0, 0, 0, 0x0b};
-    struct device_config config = {.rings = 1, .slots = rig->slots, .mtu = RIG_MTU};
+    struct device_config config = {.rings = 1, .slots = rig->slots, .mtu = 1500};
     char error[PORT_ERROR_MAX] = "";
     char spec[PORT_NAME_MAX];
     struct peer *peer = calloc(1, sizeof(*peer));
@@ -182,8 +190,7 @@ static void vde_close(struct rig *rig)
 
 static bool inject(struct rig *rig, const struct frame *frame)
 {
-    ssize_t sent =
-        rig->peer->send(rig->peer->connection, frame->data, frame->len, MSG_DONTWAIT);
+    ssize_t sent = rig->peer->send(rig->peer->connection, frame->data, frame->len, MSG_DONTWAIT);
 
     if (sent < 0) {
         CHECK(errno == EAGAIN || errno == ENOBUFS);
@@ -223,6 +230,7 @@ const struct wire wire_vde = {
 #ifdef __SANITIZE_ADDRESS__
     .lacks = "libvdeplug opens its modules with RTLD_DEEPBIND, which AddressSanitizer ends",
 #endif
+    .frame_max = SWITCH_FRAME,
     .vlans = vlans,
     .open = vde_open,
     .close = vde_close,
