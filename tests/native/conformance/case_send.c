@@ -11,16 +11,18 @@ enum {
     STILL = 20,    /* syncs without progress: the medium takes no more */
 };
 
-static uint32_t fill_ring(struct rig *rig, uint32_t number)
+/* Frames from `number` on into all free slots, below `end`; the next number. */
+static uint32_t fill_ring(struct rig *rig, uint32_t number, uint32_t end)
 {
     static struct frame frame;
 
-    for (;; number++) {
+    for (; number < end; number++) {
         frame_out(rig, &frame, number, frame_len_of(number));
         if (!rig_put(rig, &frame, 0)) {
-            return number;
+            break;
         }
     }
+    return number;
 }
 
 void case_full(struct rig *rig)
@@ -34,7 +36,7 @@ void case_full(struct rig *rig)
     for (uint32_t round = 0; round < ROUNDS && check_failures() == 0; round++) {
         uint32_t first = number;
 
-        number = fill_ring(rig, number);
+        number = fill_ring(rig, number, UINT32_MAX);
         CHECK_EQ(number - first, rig->slots - 1);
         CHECK_EQ(nm_ring_space(rig->port->tx), 0);
         for (uint32_t i = first; i < number; i++) {
@@ -58,11 +60,25 @@ static uint32_t send_until_held(struct rig *rig)
     while (still < STILL && number < most && check_failures() == 0) {
         uint32_t before = number;
 
-        number = fill_ring(rig, number);
+        number = fill_ring(rig, number, most);
         rig_tx_sync(rig);
         still = number == before ? still + 1 : 0;
     }
     return number;
+}
+
+/* What the medium has in its queues, all of it: they are as long as the port's own. */
+static uint32_t collect_queued(struct rig *rig, uint32_t *next)
+{
+    uint32_t n = 0;
+
+    while (!rig_silent(rig) && check_failures() == 0) {
+        CHECK(frame_is_out(rig, &rig->out) && frame_number(&rig->out) >= *next);
+        *next = frame_number(&rig->out) + 1;
+        rig->frozen_us += TICK_US;
+        n++;
+    }
+    return n;
 }
 
 /* The other end reads again; the port sends on as its worker would, asleep where it may be. */
@@ -72,21 +88,13 @@ static uint32_t collect_all(struct rig *rig, uint32_t number)
     uint64_t end = real_now_us() + COME_MS * 1000;
     uint32_t total = number + rig->slots;
     uint32_t next = 0;
-    uint32_t got = 0;
+    uint32_t got = collect_queued(rig, &next);
 
     while (got + counters->tx_dropped < total && CHECK(real_now_us() < end)) {
-        static struct frame frame;
-
-        frame_out(rig, &frame, number, frame_len_of(number));
-        number += number < total && rig_put(rig, &frame, 0);
         rig_tx_sync(rig);
-        while (rig->wire->collect(rig, &rig->out) && check_failures() == 0) {
-            CHECK(frame_is_out(rig, &rig->out) && frame_number(&rig->out) >= next);
-            next = frame_number(&rig->out) + 1;
-            got++;
-            rig->frozen_us += TICK_US;
-        }
+        number = fill_ring(rig, number, total);
         rig_sleep(rig, 1);
+        got += collect_queued(rig, &next);
     }
     CHECK_EQ(number, total);
     return got;

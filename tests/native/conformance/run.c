@@ -116,9 +116,19 @@ static enum verdict judge(const struct wire *wire, uint32_t index)
     return verdict;
 }
 
+static bool was_run(uint32_t wire)
+{
+    for (uint32_t c = 0; c < CASES; c++) {
+        if (result.of[wire][c] != NOT_RUN) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static void print_row(uint32_t index)
 {
-    static const char *const words[VERDICTS] = {[NOT_RUN] = "",
+    static const char *const words[VERDICTS] = {[NOT_RUN] = " ",
                                                 [PASSED] = "ok",
                                                 [FAILED] = "**not ok**",
                                                 [EXCUSED] = "n/a",
@@ -126,6 +136,9 @@ static void print_row(uint32_t index)
 
     printf("| %s |", cases[index].name);
     for (uint32_t w = 0; w < WIRES; w++) {
+        if (!was_run(w)) {
+            continue;
+        }
         printf(" %s |", words[result.of[w][index]]);
     }
     printf("\n");
@@ -135,11 +148,13 @@ static void print_matrix(void)
 {
     printf("\n| |");
     for (uint32_t w = 0; w < WIRES; w++) {
-        printf(" %s |", wires[w]->name);
+        if (was_run(w)) {
+            printf(" %s |", wires[w]->name);
+        }
     }
     printf("\n|---|");
     for (uint32_t w = 0; w < WIRES; w++) {
-        printf("---|");
+        printf("%s", was_run(w) ? "---|" : "");
     }
     printf("\n");
     for (uint32_t c = 0; c < CASES; c++) {

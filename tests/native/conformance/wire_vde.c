@@ -17,7 +17,6 @@
 #include "netns.h"
 
 enum {
-    SWITCH_PORTS = 4, /* that may have been used */
     QUEUE_FRAMES = 512,
 };
 
@@ -27,7 +26,8 @@ struct peer {
     char folder[32];
     char path[40];
     pid_t vde_switch;
-    int commands; /* its standard input: it ends with that */
+    int input;  /* its commands: it ends with them */
+    int output; /* its answers */
     void *object;
     struct vde_connection *connection;
     struct vde_connection *(*open)(char *url, char *description, int version, void *arguments);
@@ -68,12 +68,14 @@ static bool usable(struct peer *peer)
 static void run_switch(struct peer *peer)
 {
     int input[2];
+    int output[2];
 
     CHECK_EQ(pipe2(input, O_CLOEXEC), 0);
+    CHECK_EQ(pipe2(output, O_CLOEXEC), 0);
     peer->vde_switch = fork();
     if (peer->vde_switch == 0) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
-        if (dup2(input[0], STDIN_FILENO) < 0 || !freopen("/dev/null", "w", stdout) ||
+        if (dup2(input[0], STDIN_FILENO) < 0 || dup2(output[1], STDOUT_FILENO) < 0 ||
             !freopen("/dev/null", "w", stderr)) {
             _exit(1);
         }
@@ -81,16 +83,36 @@ static void run_switch(struct peer *peer)
         _exit(127);
     }
     close(input[0]);
-    peer->commands = input[1];
+    close(output[1]);
+    peer->input = input[1];
+    peer->output = output[0];
+}
+
+/* One command in one write; the switch answers "1000 Success" when it is done. */
+static void tell_switch(const struct peer *peer, const char *command)
+{
+    struct pollfd fd = {.fd = peer->output, .events = POLLIN};
+    char answer[512] = "";
+
+    CHECK_EQ(write(peer->input, command, strlen(command)), strlen(command));
+    CHECK_EQ(poll(&fd, 1, COME_MS), 1);
+    if (read(peer->output, answer, sizeof(answer) - 1) < 0 || !strstr(answer, "Success")) {
+        printf("    %s    %s", command, answer);
+        CHECK(!"the switch did what it was told");
+    }
 }
 
 /* A frame with a tag passes from ports that are in its VLAN to others that are. */
 static void make_vlans(const struct peer *peer)
 {
+    char command[40];
+
     for (const uint16_t *vlan = vlans; *vlan; vlan++) {
-        dprintf(peer->commands, "vlan/create %u\n", *vlan);
-        for (int port = 1; port <= SWITCH_PORTS; port++) {
-            dprintf(peer->commands, "vlan/addport %u %d\n", *vlan, port);
+        snprintf(command, sizeof(command), "vlan/create %u\n", *vlan);
+        tell_switch(peer, command);
+        for (int port = 1; port <= 2; port++) {
+            snprintf(command, sizeof(command), "vlan/addport %u %d\n", *vlan, port);
+            tell_switch(peer, command);
         }
     }
 }
@@ -181,7 +203,8 @@ static void vde_close(struct rig *rig)
     device_close(rig->device);
     peer->close(peer->connection);
     end_switch(rig);
-    close(peer->commands);
+    close(peer->input);
+    close(peer->output);
     dlclose(peer->object);
     snprintf(command, sizeof(command), "rm -r %s", peer->folder);
     CHECK_EQ(system(command), 0);
