@@ -1,4 +1,5 @@
 /* The software wires: mem: from both sides, a pipe, a switch. Their other end is a port, too. */
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -87,7 +88,7 @@ static bool client_open(struct rig *rig)
     peer = rig->peer;
     peer->device = soft_wire_open(peer->spec, &peer->config, NULL);
     peer->port = &peer->device->ports[0];
-    CHECK_EQ(mem_attach_local(&peer->attachment, peer->device), 0);
+    peer->attachment = soft_wire_attach(peer->spec, peer->device);
     rig->port = mem_attachment_port(peer->attachment);
     memcpy(rig->ours, mem_attachment_mac(peer->attachment, false), 6);
     memcpy(rig->theirs, mem_attachment_mac(peer->attachment, true), 6);
@@ -97,13 +98,30 @@ static bool client_open(struct rig *rig)
 static void client_close(struct rig *rig)
 {
     mem_detach(rig->peer->attachment);
-    device_close(rig->peer->device);
+    if (rig->peer->device) {
+        device_close(rig->peer->device);
+    }
     free(rig->peer);
+}
+
+static void end_owner(struct rig *rig)
+{
+    device_close(rig->peer->device);
+    rig->peer->device = NULL;
+    rig->peer->port = NULL;
+}
+
+/* The memory stays mapped; that nobody is there, the connection says. */
+static bool owner_is_gone(struct rig *rig)
+{
+    struct pollfd fd = {.fd = mem_attachment_fd(rig->peer->attachment), .events = POLLIN};
+
+    return poll(&fd, 1, COME_MS) == 1 && !mem_attachment_alive(rig->peer->attachment);
 }
 
 static int client_audit(struct rig *rig)
 {
-    return rig->peer->device ? device_audit(rig->peer->device) : 0;
+    return rig->peer->device ? device_audit(rig->peer->device) : 0; /* with it, all went */
 }
 
 /* Both ends of a pipe, or two ports of a switch: who opens second asks the first. */
@@ -245,11 +263,10 @@ const struct wire wire_mem_client = {
     .collect = collect,
     .audit = client_audit,
     .lost = dropped_by_peer,
-    .excused = {
-        [CASE_DOWN] = "a client has no link to lose but its own end",
-        [CASE_DELETED] = "the memory stays mapped; that its owner is gone, the attachment says "
-                         "(test_mem_hostile)",
-    }};
+    .remove = end_owner,
+    .told = owner_is_gone,
+    .excused = {[CASE_DOWN] = "a client's link is up as long as its owner lives"},
+};
 
 const struct wire wire_pipe = {.name = "pipe",
                                .holds = true,
