@@ -1,5 +1,4 @@
 /* Sleep and its end, and links that come and go. */
-#include <poll.h>
 #include <unistd.h>
 
 #include "conformance.h"
@@ -11,19 +10,12 @@ enum {
     SETTLE_MS = 100, /* longer than any backend offers a frame that is refused */
 };
 
-static bool woken(struct rig *rig, int ms)
-{
-    struct pollfd fd = {.fd = rig->port->wait_fd, .events = POLLIN};
-
-    return rig->wire->woken ? rig->wire->woken(rig, ms) : poll(&fd, 1, ms) == 1;
-}
-
 /* Asleep first, then the frame: it must ring. */
 static void wake_by_frame(struct rig *rig, uint32_t number)
 {
     CHECK_EQ(rig->port->ops->sleep_arm(rig->port), 0);
     rig_inject_burst(rig, number, 1);
-    CHECK(woken(rig, COME_MS));
+    CHECK(rig_woken(rig, COME_MS));
     rig->port->ops->sleep_disarm(rig->port);
     rig_expect_in(rig, number, 1);
 }

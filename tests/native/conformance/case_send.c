@@ -81,15 +81,39 @@ static uint32_t collect_queued(struct rig *rig, uint32_t *next)
     return n;
 }
 
+/*
+ * Asleep with frames that could not leave: room for them wakes, if there is any sleep at all. Of
+ * media that stand still by themselves the other end reads a frame here; how many it read.
+ */
+static uint32_t let_go(struct rig *rig, uint32_t *next)
+{
+    bool armed = rig->port->ops->sleep_arm(rig->port) == 0;
+    uint32_t got = 0;
+
+    if (rig->wire->stall) {
+        rig->wire->stall(rig, false);
+    } else if (CHECK(rig->wire->collect(rig, &rig->out))) {
+        CHECK(frame_is_out(rig, &rig->out));
+        *next = frame_number(&rig->out) + 1;
+        got = 1;
+    }
+    if (armed && rig->wire->holds && !rig->wire->deaf) {
+        CHECK(rig_woken(rig, COME_MS));
+    }
+    rig->port->ops->sleep_disarm(rig->port);
+    return got;
+}
+
 /* The other end reads again; the port sends on as its worker would, asleep where it may be. */
 static uint32_t collect_all(struct rig *rig, uint32_t number)
 {
+    uint32_t next = 0;
+    uint32_t got = let_go(rig, &next);
     const struct port_counters *counters = rig->port->counters;
     uint64_t end = real_now_us() + COME_MS * 1000;
     uint32_t total = number + rig->slots;
-    uint32_t next = 0;
-    uint32_t got = collect_queued(rig, &next);
 
+    got += collect_queued(rig, &next);
     while (got + counters->tx_dropped < total && CHECK(real_now_us() < end)) {
         rig_tx_sync(rig);
         number = fill_ring(rig, number, total);
@@ -115,9 +139,6 @@ void case_pressure(struct rig *rig)
     number = send_until_held(rig);
     if (rig->wire->holds) {
         CHECK_EQ(nm_ring_space(rig->port->tx), 0);
-    }
-    if (rig->wire->stall) {
-        rig->wire->stall(rig, false);
     }
     got = collect_all(rig, number);
     CHECK(got > 0);

@@ -142,6 +142,8 @@ uint32_t rig_read(struct rig *rig, uint32_t slot);
 bool rig_receive(struct rig *rig);
 /* Syncs until so many slots are between head and tail. */
 bool rig_await_slots(struct rig *rig, uint32_t n);
+/* What the port sleeps on becomes ready, in so many milliseconds. */
+bool rig_woken(struct rig *rig, int ms);
 /* A worker's sleep; true: it was woken, or had no need to sleep. */
 bool rig_sleep(struct rig *rig, int ms);
 /* The next frames must be these, in this order, and right. */

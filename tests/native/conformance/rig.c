@@ -202,16 +202,18 @@ uint32_t rig_read(struct rig *rig, uint32_t slot)
     return slot;
 }
 
+bool rig_woken(struct rig *rig, int ms)
+{
+    struct pollfd fd = {.fd = rig->port->wait_fd, .events = POLLIN};
+
+    return rig->wire->woken ? rig->wire->woken(rig, ms) : poll(&fd, 1, ms) == 1;
+}
+
 bool rig_sleep(struct rig *rig, int ms)
 {
-    struct port *port = rig->port;
-    struct pollfd fd = {.fd = port->wait_fd, .events = POLLIN};
-    bool woken = port->ops->sleep_arm(port) != 0;
+    bool woken = rig->port->ops->sleep_arm(rig->port) != 0 || rig_woken(rig, ms);
 
-    if (!woken) {
-        woken = rig->wire->woken ? rig->wire->woken(rig, ms) : poll(&fd, 1, ms) == 1;
-    }
-    port->ops->sleep_disarm(port);
+    rig->port->ops->sleep_disarm(rig->port);
     return woken;
 }
 
