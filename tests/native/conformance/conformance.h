@@ -73,7 +73,6 @@ struct rig {
 struct wire {
     const char *name;
     bool net;              /* in a network namespace of the case's own */
-    const char *lacks;     /* why it cannot be tried on this build; NULL: it can */
     uint32_t frame_max;    /* longest that the medium passes; 0: FRAME_LONGEST */
     uint32_t slack;        /* slots that the port leaves free in a full RX ring */
     bool deaf;             /* the end of the link does not wake a sleeper: its next sync tells */

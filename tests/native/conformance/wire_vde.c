@@ -250,9 +250,6 @@ static void set_link(struct rig *rig, bool up)
 const struct wire wire_vde = {
     .name = "vde",
     .net = true,
-#ifdef __SANITIZE_ADDRESS__
-    .lacks = "libvdeplug opens its modules with RTLD_DEEPBIND, which AddressSanitizer ends",
-#endif
     .frame_max = SWITCH_FRAME,
     .vlans = vlans,
     .open = vde_open,
