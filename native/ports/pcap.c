@@ -13,6 +13,7 @@
  */
 #include <errno.h>
 #include <linux/if_ether.h>
+#include <linux/if_packet.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -92,6 +93,18 @@ static int configure(struct pcap_device *pcap)
     return failed ? -EIO : 0;
 }
 
+/*
+ * A queueing discipline without a carrier swallows what it is given and says that it was sent. Past
+ * it, the kernel says that it cannot.
+ */
+static void pass_by_the_queue(const struct pcap_device *pcap)
+{
+    int one = 1;
+
+    setsockopt(pcap->lib.get_selectable_fd(pcap->handle), SOL_PACKET, PACKET_QDISC_BYPASS, &one,
+               sizeof(one));
+}
+
 static int settle(struct pcap_device *pcap, char *error)
 {
     char words[ERROR_PCAP] = "";
@@ -103,6 +116,7 @@ static int settle(struct pcap_device *pcap, char *error)
         pcap->lib.setdirection(pcap->handle, PCAP_DIRECTION_IN) != 0 || set_filter(pcap) != 0) {
         return refuse(pcap, "libpcap cannot receive from it without waiting", -EIO, error);
     }
+    pass_by_the_queue(pcap);
     return 0;
 }
 

@@ -109,6 +109,7 @@ struct xdp_port {
     uint32_t fill;    /* buffers that each socket's kernel side holds */
     struct nm_ring *rx;
     struct nm_ring *tx;
+    bool copies;     /* frames are copied to the kernel's buffers */
     bool pieces;     /* frames over several chunks are possible */
     bool unfinished; /* the other side may be a kernel that leaves checksums to the card */
     bool busy_poll;

@@ -300,6 +300,7 @@ int xdp_port_bind(struct xdp_port *port, const struct packet_link *link, enum xd
     int code = 0;
 
     lay_out(port, mode);
+    port->copies = mode != XDP_MODE_ZEROCOPY;
     port->longest = link->mtu + ETH_HDR_LEN + VLAN_LEN;
     for (uint32_t i = 0; i < port->sockets && code == 0; i++) {
         code = open_socket(port, i, link->ifindex, mode);

@@ -196,6 +196,12 @@ static bool kick(const struct port *port)
     if (sendto(sock->fd, NULL, 0, MSG_DONTWAIT, NULL, 0) < 0) {
         error = errno;
     }
+    if (error == EBUSY &&
+        xdp_port(port)
+            ->copies) { /* taken and thrown away: there is no carrier, or no room in the driver */
+        port->counters->tx_frames--;
+        port->counters->tx_dropped++;
+    }
     shared->gone |= error == ENXIO;
     shared->down = error == ENETDOWN;
     return xdp_load(sock->tx.consumer) != before;

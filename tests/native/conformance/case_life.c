@@ -110,19 +110,19 @@ static void send_into_nothing(struct rig *rig, uint32_t number)
     }
 }
 
-void case_down(struct rig *rig)
+static void lose_link(struct rig *rig, void (*link)(struct rig *rig, bool up))
 {
     if (!rig_open(rig, 0)) {
         return;
     }
     pass_few(rig, 0);
-    rig->wire->link(rig, false);
+    link(rig, false);
     rig_rx_sync(rig);
     send_into_nothing(rig, FEW);
     wakeups(rig);              /* the news may wake it, */
     CHECK_EQ(wakeups(rig), 0); /* and nothing else does */
     CHECK(nm_ring_empty(rig->port->rx));
-    rig->wire->link(rig, true);
+    link(rig, true);
     rig_inject_burst(rig, FEW, FEW);
     rig_expect_in(rig, FEW, FEW);
     for (uint32_t i = 2 * FEW; i < 3 * FEW; i++) {
@@ -132,6 +132,14 @@ void case_down(struct rig *rig)
     CHECK(rig->port->counters->tx_dropped <= FEW); /* of those that had no link */
     CHECK(rig_drained(rig));
     rig_close(rig);
+}
+
+void case_down(struct rig *rig)
+{
+    lose_link(rig, rig->wire->link);
+    if (rig->wire->carrier && check_failures() == 0 && !check_skipped()) {
+        lose_link(rig, rig->wire->carrier);
+    }
 }
 
 /* The port says so, to who sleeps as well, and says so again. */

@@ -95,6 +95,7 @@ struct wire {
     uint64_t (*lost)(struct rig *rig);
     void (*stall)(struct rig *rig, bool on); /* the medium takes nothing; NULL: always takes */
     void (*link)(struct rig *rig, bool up);
+    void (*carrier)(struct rig *rig, bool up); /* the other end's link; NULL: the same thing */
     void (*remove)(struct rig *rig);
     bool (*told)(struct rig *rig); /* says that it is gone, where the port cannot; NULL: it can */
     int gone;                      /* what the port answers then; 0: drops, counted */

@@ -185,6 +185,7 @@ const struct wire wire_packet = {.name = "packet",
                                  .audit = packet_audit,
                                  .stall = cli_stall,
                                  .link = srv_link,
+                                 .carrier = cli_link,
                                  .remove = delete_link,
                                  .gone = -ENODEV};
 
@@ -200,6 +201,7 @@ const struct wire wire_xdp = {.name = "xdp",
                               .audit = xdp_audit,
                               .stall = srv_stall,
                               .link = srv_link,
+                              .carrier = cli_link,
                               .remove = delete_link,
                               .gone = -ENODEV};
 
@@ -215,6 +217,7 @@ const struct wire wire_xdp_generic = {.name = "xdp generic",
                                       .audit = xdp_audit,
                                       .stall = srv_stall,
                                       .link = srv_link,
+                                      .carrier = cli_link,
                                       .remove = delete_link,
                                       .gone = -ENODEV};
 
@@ -246,11 +249,14 @@ const struct wire wire_tap_single = {.name = "tap of one queue",
 const struct wire wire_pcap = {.name = "pcap",
                                .net = true,
                                .local_kernel = true,
+                               .holds = true,
                                .open = pcap_open,
                                .close = link_close,
                                .inject = inject,
                                .collect = collect,
                                .audit = swring_audit,
+                               .stall = cli_stall,
                                .link = srv_link,
+                               .carrier = cli_link,
                                .remove = delete_link,
                                .gone = -ENODEV};
