@@ -7,9 +7,10 @@
 enum {
     ROUNDS = 3,
     FROZEN_US = 1000000,
-    TICK_US = 100,   /* the port's clock goes on with each frame that arrives: nobody gives up */
-    SHORT_SPAN = 97, /* a ring of such frames fits the queues of any socket on the way */
-    STILL = 20,      /* syncs without progress: the medium takes no more */
+    TICK_US = 100,    /* the port's clock goes on with each frame that arrives: nobody gives up */
+    SHORT_SPAN = 97,  /* a ring of such frames fits the queues of any socket on the way */
+    HOLDS_MAX = 5000, /* more than any medium holds that pushes back */
+    STILL = 20,       /* syncs without progress: the medium takes no more */
 };
 
 /* Frames from `number` on into all free slots, below `end`; the next number. */
@@ -54,7 +55,7 @@ void case_full(struct rig *rig)
 /* Frames until the ring stays full, or so many as a medium that never does can be given. */
 static uint32_t send_until_held(struct rig *rig)
 {
-    uint32_t most = rig->wire->stall || rig->wire->holds ? UINT32_MAX : 4 * rig->slots;
+    uint32_t most = rig->wire->holds ? HOLDS_MAX : 4 * rig->slots;
     uint32_t number = 0;
     uint32_t still = 0;
 
