@@ -3,7 +3,8 @@ PYTHON ?= python3
 BOOTSTRAP = $(PYTHON) tools/bootstrap.py
 VENV = .venv/bin
 FUZZ_SECONDS = 60
-NET_TESTS = packet|xdp|tap|pcap|feeder|vde
+NET_TESTS = packet|xdp|tap|pcap|feeder|vde|conformance_net
+CONFORMANCE =
 
 .DEFAULT_GOAL := help
 
@@ -29,7 +30,8 @@ test: ## C tests, unit tests, in-memory end to end; no root
 
 test-net: ## what needs network namespaces: AF_PACKET, AF_XDP, kernel clients, kills under load
 	@$(BOOTSTRAP) --group test --target all
-	@ctest=$$(command -v ctest || echo $(VENV)/ctest); $$ctest --test-dir build/release -R '$(NET_TESTS)' --output-on-failure
+	@ctest=$$(command -v ctest || echo $(VENV)/ctest); $$ctest --test-dir build/release -R '$(NET_TESTS)' -E conformance --output-on-failure
+	@build/release/conformance $(CONFORMANCE)
 	@$(VENV)/python -m pytest tests/integration tests/fault -m "net"
 
 lint: ## ruff, mypy --strict, import contracts, clang-format, tidy

@@ -353,7 +353,7 @@ static int faulty_sleep_arm(struct port *port)
 
     return armed != 0 ? armed
                       : faulty->state->held_n[RX] + faulty->state->held_n[TX] > 0 ||
-                            port->rx->head != port->rx->tail;
+                            nm_ring_space(port->rx) > 0;
 }
 
 static void faulty_sleep_disarm(struct port *port)

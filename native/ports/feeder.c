@@ -80,8 +80,8 @@ static int fed_sleep_arm(struct port *port)
     struct fed_shared *shared = fed_shared(port);
 
     atomic_store(&shared->sleeping, 1); /* sequentially consistent: before the look below */
-    return atomic_load(&shared->filled) != port->rx->tail || shared->tx.slot != port->tx->head ||
-           fed_ring(port)->common->gone;
+    return atomic_load(&shared->filled) != port->rx->tail || nm_ring_space(port->rx) > 0 ||
+           shared->tx.slot != port->tx->head || fed_ring(port)->common->gone;
 }
 
 static void fed_sleep_disarm(struct port *port)

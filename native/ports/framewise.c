@@ -109,6 +109,14 @@ uint32_t framewise_copy(struct nm_ring *ring, uint32_t slot, const struct iovec 
     return framewise_mark(ring, slot, total);
 }
 
+int framewise_whole(const struct iovec *iov)
+{
+    struct vnet_hdr hdr;
+
+    memcpy(&hdr, iov[0].iov_base, sizeof(hdr)); /* gather() has seen that it is all there */
+    return (hdr.flags & VNET_F_NEEDS_CSUM) || hdr.gso_type != VNET_GSO_NONE ? -EOPNOTSUPP : 0;
+}
+
 size_t framewise_join(const struct iovec *iov, int n, uint8_t *to, size_t size)
 {
     size_t len = 0;

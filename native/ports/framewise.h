@@ -32,6 +32,9 @@ struct framewise_tx {
  */
 typedef int framewise_send(const struct port *port, const struct iovec *iov, int n);
 
+/* -EOPNOTSUPP: the frame's header asks for what this device does not do; 0: it is whole. */
+int framewise_whole(const struct iovec *iov);
+
 /* The port's ring up to head; 0, or -EIO when a slot holds what cannot be. */
 int framewise_tx_sync(struct port *port, struct framewise_tx *tx, framewise_send *send,
                       uint64_t now_us);

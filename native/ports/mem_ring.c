@@ -29,7 +29,7 @@ static int mem_sleep_arm(struct port *port)
     struct mem_side *side = mem_side_of(port);
 
     atomic_store(&side->sleeping, 1); /* sequentially consistent: before the look */
-    return side->tx_hwcur != port->tx->head || port->rx->head != port->rx->tail ||
+    return side->tx_hwcur != port->tx->head || nm_ring_space(port->rx) > 0 ||
            lanes_hold_frames(port);
 }
 

@@ -323,6 +323,17 @@ static void pass_over(struct tx_run *run, uint32_t end, enum tx_answer answer)
     run->port->counters->tx_dropped++;
 }
 
+/* The bytes of a frame that has left, but for those of its first slot. */
+static uint64_t bytes_behind(const struct nm_ring *ring, uint32_t first, uint32_t end)
+{
+    uint64_t bytes = 0;
+
+    for (uint32_t at = nm_ring_next(ring, first); at != end; at = nm_ring_next(ring, at)) {
+        bytes += ring->slot[at].len;
+    }
+    return bytes;
+}
+
 /* Sends what it can. False: a slot holds what cannot be. */
 static bool send_all(struct tx_run *run)
 {
@@ -350,6 +361,7 @@ static bool send_all(struct tx_run *run)
                 pass_over(run, (first + n) % ring->num_slots, answer);
                 continue;
             }
+            bytes += bytes_behind(ring, first, run->batch.slot);
         }
         frames++;
         bytes += exchange_len(word);

@@ -28,7 +28,7 @@ static int port_sleep_arm(struct port *port)
     const struct packet_shared *shared = packet_shared(port);
     bool unsent = (uint32_t)shared->tx_commit != port->tx->head;
 
-    return shared->gone || unsent || packet_rx_ready(port);
+    return shared->gone || unsent || nm_ring_space(port->rx) > 0 || packet_rx_ready(port);
 }
 
 /*

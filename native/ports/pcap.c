@@ -13,12 +13,12 @@
  */
 #include <errno.h>
 #include <linux/if_ether.h>
+#include <linux/if_packet.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#include "base/csum.h"
 #include "base/wire.h"
 #include "ports/backends.h"
 #include "ports/feeder.h"
@@ -26,6 +26,7 @@
 #include "ports/packet.h"
 #include "ports/pcap_lib.h"
 #include "ports/socket_filter.h"
+#include "ports/unfinished.h"
 
 enum {
     SNAPLEN = FRAMEWISE_FRAME_MAX,
@@ -92,6 +93,18 @@ static int configure(struct pcap_device *pcap)
     return failed ? -EIO : 0;
 }
 
+/*
+ * A queueing discipline without a carrier swallows what it is given and says that it was sent. Past
+ * it, the kernel says that it cannot.
+ */
+static void pass_by_the_queue(const struct pcap_device *pcap)
+{
+    int one = 1;
+
+    setsockopt(pcap->lib.get_selectable_fd(pcap->handle), SOL_PACKET, PACKET_QDISC_BYPASS, &one,
+               sizeof(one));
+}
+
 static int settle(struct pcap_device *pcap, char *error)
 {
     char words[ERROR_PCAP] = "";
@@ -103,6 +116,7 @@ static int settle(struct pcap_device *pcap, char *error)
         pcap->lib.setdirection(pcap->handle, PCAP_DIRECTION_IN) != 0 || set_filter(pcap) != 0) {
         return refuse(pcap, "libpcap cannot receive from it without waiting", -EIO, error);
     }
+    pass_by_the_queue(pcap);
     return 0;
 }
 
@@ -148,29 +162,6 @@ static int open_file(struct pcap_device *pcap, char *error)
     return 0;
 }
 
-/* True when a TCP checksum was left to the card: the field holds the pseudo-header's sum. */
-static bool is_unfinished(const uint8_t *frame, uint32_t len)
-{
-    const uint8_t *ip = frame + ETH_HDR_LEN;
-    uint32_t addresses[2];
-    uint32_t header;
-    uint32_t total;
-    uint16_t check;
-
-    if (len < ETH_HDR_LEN + IPV4_HDR_LEN + TCP_HDR_LEN || frame[12] != ETH_P_IP >> 8 ||
-        frame[13] != 0 || ip[9] != PROTO_TCP) {
-        return false;
-    }
-    header = (uint32_t)(ip[0] & 0x0f) * 4;
-    total = (uint32_t)(ip[2] << 8 | ip[3]);
-    if (header < IPV4_HDR_LEN || total < header + TCP_HDR_LEN || ETH_HDR_LEN + total > len) {
-        return false;
-    }
-    memcpy(addresses, ip + 12, sizeof(addresses));
-    memcpy(&check, ip + header + offsetof(struct wire_tcp, check), sizeof(check));
-    return check == csum_fold16(csum_pseudo(addresses[0], addresses[1], PROTO_TCP, total - header));
-}
-
 static int receive(void *source, struct vnet_hdr *hdr, const uint8_t **frame)
 {
     struct pcap_device *pcap = source;
@@ -187,10 +178,8 @@ static int receive(void *source, struct vnet_hdr *hdr, const uint8_t **frame)
     if (status != 1) {
         return status == 0 ? 0 : -ENODEV;
     }
-    if (!pcap->file && is_unfinished(*frame, packet->caplen)) {
-        hdr->flags = VNET_F_NEEDS_CSUM;
-        hdr->csum_start = (uint16_t)(ETH_HDR_LEN + ((*frame)[ETH_HDR_LEN] & 0x0f) * 4);
-        hdr->csum_offset = offsetof(struct wire_tcp, check);
+    if (!pcap->file) {
+        unfinished_find(*frame, packet->caplen, hdr);
     }
     return (int)packet->caplen;
 }
@@ -209,6 +198,9 @@ static int send_frame(const struct port *port, const struct iovec *iov, int n)
     }
     if (len <= PORT_VNET_HDR_LEN) {
         return -EMSGSIZE;
+    }
+    if (framewise_whole(iov) != 0) {
+        return -EOPNOTSUPP;
     }
     errno = 0;
     if (pcap->lib.inject(pcap->handle, frame + PORT_VNET_HDR_LEN, len - PORT_VNET_HDR_LEN) >= 0) {

@@ -7,7 +7,9 @@
  *
  * Rings follow netmap: the user owns slots [head, tail); RX slots there hold frames, TX slots there
  * are free. Consumed slots return, and new frames come, only in a sync. A frame is one or more
- * slots, all but the last flagged NM_MOREFRAG. Slots are changed only inside [head, tail).
+ * slots, all but the last flagged NM_MOREFRAG. Slots are changed only inside [head, tail). What the
+ * user has looked at but keeps lies between head and cur. tests/native/conformance holds every
+ * backend to this.
  */
 #pragma once
 #include "base/compiler.h"
@@ -79,7 +81,8 @@ struct port_ops {
     int (*rx_sync)(struct port *port, uint64_t now_us);
     /* Sends slots up to head and reclaims completed ones. 0 or -errno. */
     int (*tx_sync)(struct port *port, uint64_t now_us);
-    /* Before the worker sleeps on wait_fd. 1: frames are there, do not sleep; 0: armed. */
+    /* Before the worker sleeps on wait_fd. 1: frames are there, do not sleep; 0: armed. Frames
+     * between head and cur have been looked at and keep nobody awake. */
     int (*sleep_arm)(struct port *port);
     /* After the sleep; drains wait_fd if it is an eventfd. */
     void (*sleep_disarm)(struct port *port);

@@ -23,7 +23,7 @@ static int tap_sleep_arm(struct port *port)
 {
     const struct tap_shared *shared = tap_shared(port);
 
-    return shared->gone || shared->tx.slot != port->tx->head;
+    return shared->gone || shared->tx.slot != port->tx->head || nm_ring_space(port->rx) > 0;
 }
 
 static void tap_sleep_disarm(struct port *port)

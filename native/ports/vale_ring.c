@@ -250,6 +250,17 @@ static void publish_lanes(struct port *port)
     }
 }
 
+static uint64_t frame_bytes(const struct nm_ring *ring, uint32_t at, uint32_t slots)
+{
+    uint64_t bytes = 0;
+
+    for (; slots > 0; slots--) {
+        bytes += ring->slot[at].len;
+        at = nm_ring_next(ring, at);
+    }
+    return bytes;
+}
+
 static int vale_tx_sync(struct port *port, uint64_t now_us)
 {
     struct vale_device *vale = vale_of(port);
@@ -264,12 +275,12 @@ static int vale_tx_sync(struct port *port, uint64_t now_us)
     while (!bad && vale->side->tx_hwcur != tx->head) {
         uint32_t first = vale->side->tx_hwcur;
         uint32_t n = tx_frame_slots(vale, &bad);
-        uint32_t len;
+        uint64_t len;
 
         if (n == 0 || bad) {
             break;
         }
-        len = tx->slot[first].len;
+        len = frame_bytes(tx, first, n);
         if (send_frame(port, n, now_us)) {
             bytes += len;
             frames++;

@@ -3,6 +3,7 @@
  * queue: a feeder reads it for all rings (feeder.h), workers send on the connection they inherit.
  * The few functions below are our own declarations of the library's documented interface.
  */
+#include <arpa/inet.h>
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -23,7 +24,10 @@
 enum {
     INTERFACE_VERSION = 1, /* of libvdeplug, since vde2 */
     MTU_MIN = 576,
-    MTU_MAX = 9000, /* what the switch's buffers hold */
+    /* A vde_switch keeps so much of a frame and cuts the rest off, without a word. */
+    SWITCH_FRAME = ETH_HDR_LEN + 1504,
+    VLAN_LEN = 4,
+    MTU_OTHER_MAX = 9000, /* of what else libvdeplug reaches by a URL */
 };
 
 static const uint64_t mac_key[2] = {0x7664652d6d616331u, 0x7368617264737276u};
@@ -55,6 +59,8 @@ struct vde_device {
     struct vde_lib lib;
     struct vde_connection *connection;
     struct feeder feeder;
+    uint32_t longest;                   /* frame that the other side passes whole */
+    uint64_t cut;                       /* the feeder's: frames that came shorter than they were */
     uint8_t frame[FRAMEWISE_FRAME_MAX]; /* the feeder's own */
 };
 
@@ -100,6 +106,28 @@ static int open_lib(struct vde_device *vde, char *error)
     return -EOPNOTSUPP;
 }
 
+/* The switch cuts what is longer than its buffers: IPv4 says how long it was. */
+static bool was_cut(const struct vde_device *vde, size_t len)
+{
+    size_t at = ETH_HDR_LEN;
+
+    if (len < vde->longest) {
+        return false;
+    }
+    if (ntohs(load_u16(vde->frame + at - 2)) == ETH_P_8021Q) {
+        at += VLAN_LEN;
+    }
+    return ntohs(load_u16(vde->frame + at - 2)) == ETH_P_IP &&
+           at + ntohs(load_u16(vde->frame + at + 2)) > len;
+}
+
+static uint64_t count_cut(void *source)
+{
+    const struct vde_device *vde = source;
+
+    return vde->cut;
+}
+
 static int receive(void *source, struct vnet_hdr *hdr, const uint8_t **frame)
 {
     struct vde_device *vde = source;
@@ -109,6 +137,10 @@ static int receive(void *source, struct vnet_hdr *hdr, const uint8_t **frame)
 
     (void)hdr;
     *frame = vde->frame;
+    if (len > 0 && was_cut(vde, (size_t)len)) {
+        vde->cut++;
+        return 1; /* too short for a frame: the feeder goes on */
+    }
     if (len > 0) {
         return (int)len;
     }
@@ -127,8 +159,11 @@ static int send_frame(const struct port *port, const struct iovec *iov, int n)
     size_t len = n > 1 ? framewise_join(iov, n, whole, sizeof(whole)) : iov[0].iov_len;
     ssize_t sent;
 
-    if (len <= PORT_VNET_HDR_LEN) {
+    if (len <= PORT_VNET_HDR_LEN || len - PORT_VNET_HDR_LEN > vde->longest) {
         return -EMSGSIZE;
+    }
+    if (framewise_whole(iov) != 0) {
+        return -EOPNOTSUPP;
     }
     errno = 0;
     sent = vde->lib.send(vde->connection, frame + PORT_VNET_HDR_LEN, len - PORT_VNET_HDR_LEN,
@@ -216,8 +251,13 @@ static int set_identity(struct device *device, const struct vde_device *vde,
     static const uint8_t none[6];
     uint64_t hash = siphash24(mac_key, vde->spec, strlen(vde->spec));
 
-    if (config->mtu != 0 && (config->mtu < MTU_MIN || config->mtu > MTU_MAX)) {
-        return refuse(vde, "the MTU asked for is below 576 or above 9000", -EINVAL, error);
+    uint32_t most = vde->longest - ETH_HDR_LEN - VLAN_LEN;
+
+    if (config->mtu != 0 && (config->mtu < MTU_MIN || config->mtu > most)) {
+        return refuse(vde,
+                      "the MTU asked for is below 576, or above 1500, which is what a vde_switch "
+                      "passes whole (9000 behind a URL)",
+                      -EINVAL, error);
     }
     device->mtu = config->mtu ? config->mtu : ETH_DATA_LEN;
     memcpy(device->mac, &hash, sizeof(device->mac));
@@ -236,8 +276,13 @@ static struct vde_device *vde_new(const struct device *device)
         return NULL;
     }
     memcpy(vde->spec, device->name, sizeof(vde->spec));
-    vde->feeder.source = (struct feeder_source){
-        .spec = vde->spec, .receive = receive, .send = send_frame, .fd = poll_fd, .source = vde};
+    vde->longest = strstr(vde->spec, "://") ? ETH_HDR_LEN + VLAN_LEN + MTU_OTHER_MAX : SWITCH_FRAME;
+    vde->feeder.source = (struct feeder_source){.spec = vde->spec,
+                                                .receive = receive,
+                                                .send = send_frame,
+                                                .lost = count_cut,
+                                                .fd = poll_fd,
+                                                .source = vde};
     return vde;
 }
 

@@ -25,7 +25,8 @@ static int port_sleep_arm(struct port *port)
     const struct xdp_shared *shared = port->shared;
     bool stuck = xdp_tx_unsent(xdp) || nm_ring_space(port->tx) == 0;
 
-    return shared->gone || xdp_rx_ready(xdp) || (stuck && !shared->down);
+    return shared->gone || nm_ring_space(port->rx) > 0 || xdp_rx_ready(xdp) ||
+           (stuck && !shared->down);
 }
 
 /* An interface that is deleted says so once, and unbinds its sockets; see packet.c. */

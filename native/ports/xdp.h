@@ -105,9 +105,11 @@ struct xdp_port {
     uint32_t chunk; /* bytes: 1 << chunk_bits, since a division costs as much as a frame */
     uint32_t chunk_bits;
     uint32_t data_ofs;
-    uint32_t fill; /* buffers that each socket's kernel side holds */
+    uint32_t longest; /* frame that the interface passes */
+    uint32_t fill;    /* buffers that each socket's kernel side holds */
     struct nm_ring *rx;
     struct nm_ring *tx;
+    bool copies;     /* frames are copied to the kernel's buffers */
     bool pieces;     /* frames over several chunks are possible */
     bool unfinished; /* the other side may be a kernel that leaves checksums to the card */
     bool busy_poll;

@@ -9,20 +9,16 @@
  * looks. Doing it again finds the chunk in its slot already. After it: tail, producer and consumer,
  * all of which follow from the commit, are stored once more by a successor.
  */
-#include <arpa/inet.h>
 #include <errno.h>
 #include <string.h>
 #include <sys/socket.h>
 
-#include "base/csum.h"
-#include "base/wire.h"
+#include "ports/unfinished.h"
 #include "ports/xdp.h"
 
 enum {
     MISSED_EVERY_US = 100000, /* asking the kernel is a system call */
     STARVED_EVERY_US = 1000,
-    UDP_CHECK_OFS = 6,
-    FRAGMENT = 0x3fff, /* more fragments, or an offset */
 };
 
 /* A burst of one socket in the making: where it would leave the cursors, what it would count. */
@@ -48,43 +44,6 @@ static uint64_t pack(uint32_t index, uint32_t tail, uint32_t next)
 static uint32_t tail_of(uint64_t commit)
 {
     return (uint32_t)(commit >> 32) & 0xffff;
-}
-
-/*
- * A local kernel leaves the checksum to a card that is not there, and AF_XDP has no flag for it:
- * in the field stands the sum of the pseudo-header. A whole checksum that looks like this is one in
- * 65,536, and taking it for unfinished accepts what is right, or is as rare as damage that a
- * checksum does not see.
- */
-static bool unfinished(const uint8_t *frame, uint32_t len, struct vnet_hdr *hdr)
-{
-    struct wire_ipv4 ip;
-    uint32_t start;
-    uint16_t check_ofs;
-    uint16_t check;
-
-    if (len < ETH_HDR_LEN + IPV4_HDR_LEN || frame[12] != 8 || frame[13] != 0) {
-        return false;
-    }
-    memcpy(&ip, frame + ETH_HDR_LEN, sizeof(ip));
-    start = (uint32_t)(ip.version_ihl & 15) * 4;
-    if ((ntohs(ip.frag_off) & FRAGMENT) || start < IPV4_HDR_LEN || ntohs(ip.total_len) < start) {
-        return false;
-    }
-    check_ofs = ip.protocol == PROTO_TCP ? offsetof(struct wire_tcp, check) : UDP_CHECK_OFS;
-    if ((ip.protocol != PROTO_TCP && ip.protocol != PROTO_UDP) ||
-        len < ETH_HDR_LEN + start + check_ofs + sizeof(check)) {
-        return false;
-    }
-    memcpy(&check, frame + ETH_HDR_LEN + start + check_ofs, sizeof(check));
-    if (check !=
-        csum_fold16(csum_pseudo(ip.src, ip.dst, ip.protocol, ntohs(ip.total_len) - start))) {
-        return false;
-    }
-    hdr->flags = VNET_F_NEEDS_CSUM;
-    hdr->csum_start = (uint16_t)(ETH_HDR_LEN + start);
-    hdr->csum_offset = check_ofs;
-    return true;
 }
 
 /* The bytes of an entry: a chunk, where it begins there, and its length, all within bounds. */
@@ -176,7 +135,8 @@ static bool take_frame(struct take *take)
     }
     buf = nm_ring_buf(take->to, slot);
     if (take->from->unfinished) {
-        unfinished(buf + PORT_VNET_HDR_LEN, take->to->slot[slot].len - PORT_VNET_HDR_LEN, &hdr);
+        unfinished_find(buf + PORT_VNET_HDR_LEN, take->to->slot[slot].len - PORT_VNET_HDR_LEN,
+                        &hdr);
     }
     memcpy(buf, &hdr, sizeof(hdr));
     take->frames++;

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "base/arena.h"
+#include "base/wire.h"
 #include "ports/region.h"
 #include "ports/xdp.h"
 
@@ -16,6 +17,7 @@ enum {
     TX_BUDGET = 256, /* frames that one system call sends; 32 where this cannot be set */
     BUSY_POLL_US = 20,
     BUSY_BUDGET = 64,
+    VLAN_LEN = 4,     /* beyond the MTU */
     BIND_TRIES = 100, /* a queue whose socket was just closed is busy for a moment */
     BIND_PAUSE_NS = 10000000,
 };
@@ -298,6 +300,8 @@ int xdp_port_bind(struct xdp_port *port, const struct packet_link *link, enum xd
     int code = 0;
 
     lay_out(port, mode);
+    port->copies = mode != XDP_MODE_ZEROCOPY;
+    port->longest = link->mtu + ETH_HDR_LEN + VLAN_LEN;
     for (uint32_t i = 0; i < port->sockets && code == 0; i++) {
         code = open_socket(port, i, link->ifindex, mode);
     }

@@ -76,14 +76,17 @@ static bool measure(const struct xdp_port *xdp, uint32_t slot, struct outgoing *
     return true;
 }
 
-/* Offloads were not offered, and a frame in pieces may be more than this socket can send. */
+/*
+ * Offloads were not offered, and a frame in pieces may be more than this socket can send. What is
+ * too long for the interface, the kernel would drop without a word.
+ */
 static bool can_send(const struct xdp_port *xdp, uint32_t slot, const struct outgoing *out)
 {
     struct vnet_hdr hdr;
 
     memcpy(&hdr, nm_ring_buf(xdp->tx, slot), sizeof(hdr));
-    return !(hdr.flags & VNET_F_NEEDS_CSUM) && hdr.gso_type == VNET_GSO_NONE &&
-           out->pieces <= (xdp->pieces ? XDP_PIECES_MAX : 1);
+    return out->bytes <= xdp->longest && !(hdr.flags & VNET_F_NEEDS_CSUM) &&
+           hdr.gso_type == VNET_GSO_NONE && out->pieces <= (xdp->pieces ? XDP_PIECES_MAX : 1);
 }
 
 static void add_entry(const struct xdp_port *xdp, struct burst *burst, struct xdp_desc desc)
@@ -192,6 +195,12 @@ static bool kick(const struct port *port)
     port->counters->syscalls++;
     if (sendto(sock->fd, NULL, 0, MSG_DONTWAIT, NULL, 0) < 0) {
         error = errno;
+    }
+    if (error == EBUSY &&
+        xdp_port(port)
+            ->copies) { /* taken and thrown away: there is no carrier, or no room in the driver */
+        port->counters->tx_frames--;
+        port->counters->tx_dropped++;
     }
     shared->gone |= error == ENXIO;
     shared->down = error == ENETDOWN;

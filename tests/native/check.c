@@ -36,6 +36,11 @@ void check_skip(const char *why)
     now.skipped = true;
 }
 
+bool check_skipped(void)
+{
+    return now.skipped;
+}
+
 int check_run(const struct check_case *cases, size_t n, int argc, char **argv)
 {
     int passed = 0;

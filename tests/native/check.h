@@ -19,5 +19,6 @@ bool check_equal(long long a, long long b, const char *text, const char *file, i
 int check_failures(void);
 /* Says why the running case could not be tried; it counts as skipped. */
 void check_skip(const char *why);
+bool check_skipped(void);
 /* Runs all cases, or those whose name contains argv[1]; the exit code of main. */
 int check_run(const struct check_case *cases, size_t n, int argc, char **argv);

@@ -479,6 +479,23 @@ static void fake_unmap(void *base, size_t bytes)
     fake->mappings--;
 }
 
+/* The events asked for that a ring has: slots that the user has not looked at. */
+static int ready(const struct fake_file *file, short events)
+{
+    static const short wanted[] = {[FAKE_RX] = POLLIN, [FAKE_TX] = POLLOUT};
+    const struct fake_port *port = &fake->port[file->port - 1];
+    int found = 0;
+
+    for (int dir = FAKE_RX; dir <= FAKE_TX; dir++) {
+        for (uint32_t i = file->first[dir]; i < file->last[dir]; i++) {
+            const struct nm_ring *ring = fake_ring(&port->kring[dir][i]);
+
+            found |= ring->cur != ring->tail ? wanted[dir] : 0;
+        }
+    }
+    return found & events;
+}
+
 static int fake_poll(int fd, short events, int timeout_ms)
 {
     const struct fake_file *file = &fake->file[fd];
@@ -490,7 +507,7 @@ static int fake_poll(int fd, short events, int timeout_ms)
     if ((events & POLLOUT) || !(file->flags & NM_REG_NO_TX_POLL)) {
         sync_all(file, FAKE_TX);
     }
-    return sync_all(file, FAKE_RX) == 0 ? events : POLLERR;
+    return sync_all(file, FAKE_RX) == 0 ? ready(file, events) : POLLERR;
 }
 
 static bool fake_exists(const char *iface)

@@ -14,7 +14,7 @@ enum {
     FAKE_FDS_MAX = 1024,
     FAKE_CALLS_MAX = 64,
     FAKE_WIRE_MAX = 64, /* frames */
-    FAKE_FRAME_MAX = 4096,
+    FAKE_FRAME_MAX = 9216,
     FAKE_BUF_SIZE = 2048,
     FAKE_BUFS = 8192,
     FAKE_RING_OBJECTS = 64,
@@ -111,8 +111,8 @@ bool fake_end(void);
 /* An interface with so many rings; more can be set in what is returned. */
 struct fake_port *fake_nic(const char *name, uint32_t tx_rings, uint32_t rx_rings, uint32_t slots);
 struct fake_port *fake_find(const char *name);
-/* A frame arrives for the ring. */
-void fake_receive(struct fake_port *port, uint32_t ring, const void *data, uint32_t len);
+/* A frame arrives for the ring; false: the wire is full. */
+bool fake_receive(struct fake_port *port, uint32_t ring, const void *data, uint32_t len);
 /* Takes the oldest frame that the ring has sent; its length, 0: none. */
 uint32_t fake_sent(struct fake_port *port, uint32_t ring, void *data);
 /* Takes the oldest frame that was handed on to the host; its length, 0: none. */

@@ -119,9 +119,9 @@ static bool wire_put(struct fake_wire *wire, const void *data, uint32_t len)
     return true;
 }
 
-void fake_receive(struct fake_port *port, uint32_t ring, const void *data, uint32_t len)
+bool fake_receive(struct fake_port *port, uint32_t ring, const void *data, uint32_t len)
 {
-    wire_put(&port->kring[FAKE_RX][ring].wire, data, len);
+    return wire_put(&port->kring[FAKE_RX][ring].wire, data, len);
 }
 
 static uint32_t wire_take(struct fake_wire *wire, void *data)
@@ -195,33 +195,43 @@ static void rx_sync(struct fake_port *port, struct fake_kring *kring, struct nm_
     }
 }
 
-/* Slots up to head leave as frames. */
+/* Slots up to head leave as frames, as many as the wire takes. */
 static void send_out(struct fake_kring *kring, const struct nm_ring *ring)
 {
     uint8_t frame[FAKE_FRAME_MAX];
     uint32_t len = 0;
 
-    for (; kring->hwcur != ring->head; kring->hwcur = nm_ring_next(ring, kring->hwcur)) {
-        const struct nm_slot *slot = &ring->slot[kring->hwcur];
+    for (uint32_t at = kring->hwcur; at != ring->head;) {
+        const struct nm_slot *slot = &ring->slot[at];
 
+        if (len + slot->len > FAKE_FRAME_MAX) {
+            return;
+        }
         memcpy(frame + len, fake_buf(slot->buf_idx), slot->len);
         len += slot->len;
-        if (!(slot->flags & NM_MOREFRAG)) {
-            wire_put(&kring->wire, frame, len);
-            len = 0;
+        at = nm_ring_next(ring, at);
+        if (slot->flags & NM_MOREFRAG) {
+            continue;
         }
+        if (!wire_put(&kring->wire, frame, len)) {
+            return;
+        }
+        kring->hwcur = at;
+        len = 0;
     }
 }
 
 static void tx_sync(struct fake_port *port, struct fake_kring *kring, const struct nm_ring *ring)
 {
-    uint32_t done = port->slow ? kring->hwcur : ring->head;
+    uint32_t before = kring->hwcur;
+    uint32_t done;
 
     if (port->stuck > 0) {
         port->stuck--;
         return;
     }
     send_out(kring, ring);
+    done = port->slow ? before : kring->hwcur;
     kring->hwtail = done == 0 ? kring->slots - 1 : done - 1;
 }
 

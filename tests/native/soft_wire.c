@@ -35,6 +35,23 @@ static void *answer(void *argument)
     return NULL;
 }
 
+struct mem_attachment *soft_wire_attach(const char *spec, struct device *host)
+{
+    struct host answering = {.device = host};
+    struct mem_attachment *attachment = NULL;
+    char error[PORT_ERROR_MAX] = "";
+    pthread_t thread;
+
+    CHECK_EQ(pthread_create(&thread, NULL, answer, &answering), 0);
+    if (!CHECK_EQ(mem_attach(&attachment, strchr(spec, ':') + 1, error), 0)) {
+        printf("    %s\n", error);
+        exit(1);
+    }
+    atomic_store(&answering.done, true);
+    pthread_join(thread, NULL);
+    return attachment;
+}
+
 static int open_answered(struct device **device, const char *spec,
                          const struct device_config *config, struct device *host, char *error)
 {

@@ -9,6 +9,8 @@ enum {
 /* Opens a device of this process; `host`, if not NULL, answers for its memory meanwhile. */
 struct device *soft_wire_open(const char *spec, const struct device_config *config,
                               struct device *host);
+/* A client of "mem:NAME", as another process would attach; `host` is its device, and answers. */
+struct mem_attachment *soft_wire_attach(const char *spec, struct device *host);
 /* The same for what is to be refused: the code, and the sentence. */
 int soft_wire_refused(const char *spec, struct device *host, char *error);
 /* "PREFIX-PID" with the rest behind it, valid until the fourth call after. */

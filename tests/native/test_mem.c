@@ -89,57 +89,6 @@ static const uint8_t *server_mac(void)
     return mem_attachment_mac(links[0], true);
 }
 
-static void frames_cross_in_order_and_wrap_around(void)
-{
-    struct port *client;
-    uint32_t sent = 0;
-    uint32_t got = 0;
-
-    open_nic(1, 1, 11); /* not a power of two */
-    client = mem_attachment_port(links[0]);
-    CHECK_EQ(nm_ring_space(client->tx), 10);
-    while (got < 5000) {
-        uint32_t number;
-
-        while (sent < 5000 && put(client, server_mac(), 1, sent)) {
-            sent++;
-        }
-        client->ops->tx_sync(client, 0);
-        device->ports[0].ops->rx_sync(&device->ports[0], 0);
-        while ((number = take(&device->ports[0])) != UINT32_MAX) {
-            CHECK_EQ(number, got);
-            got++;
-        }
-    }
-    CHECK_EQ(device->ports[0].counters->rx_frames, 5000);
-    close_nic(1);
-}
-
-static void consumed_slots_return_only_at_the_next_sync(void)
-{
-    struct port *client;
-    struct port *server;
-
-    open_nic(1, 1, 8);
-    client = mem_attachment_port(links[0]);
-    server = &device->ports[0];
-    for (uint32_t i = 0; i < 12; i++) {
-        put(client, server_mac(), 1, i);
-        client->ops->tx_sync(client, 0);
-    }
-    server->ops->rx_sync(server, 0);
-    CHECK_EQ(nm_ring_space(server->rx), 7); /* one slot is never used */
-    CHECK_EQ(take(server), 0);
-    CHECK_EQ(take(server), 1);
-    CHECK_EQ(nm_ring_space(server->rx), 5); /* not refilled without a sync */
-    server->ops->rx_sync(server, 0);
-    CHECK_EQ(nm_ring_space(server->rx), 7);
-    server->rx->cur = nm_ring_next(server->rx, server->rx->head); /* seen, not returned */
-    server->ops->rx_sync(server, 0);
-    CHECK_EQ(take(server), 2);
-    close_nic(1);
-}
-
 static void rss_spreads_flows_and_keeps_each_on_its_ring(void)
 {
     uint32_t seen[4] = {0};
@@ -210,35 +159,6 @@ static void a_full_lane_holds_for_a_moment_then_drops(void)
     client->ops->tx_sync(client, 1000 + MEM_STALL_US + 1);
     CHECK(client->counters->tx_dropped > 0);
     CHECK(nm_ring_space(client->tx) > 0);
-    close_nic(1);
-}
-
-static void frames_of_several_slots_stay_together(void)
-{
-    struct port *client;
-    struct nm_ring *ring;
-
-    open_nic(2, 1, 64);
-    client = mem_attachment_port(links[0]);
-    ring = client->tx;
-    put(client, server_mac(), 1, 5);
-    ring->slot[0].flags = NM_MOREFRAG;
-    client->ops->tx_sync(client, 0);
-    CHECK_EQ(client->counters->tx_frames, 0); /* its end is not there */
-    ring->slot[ring->head].len = 500;
-    ring->slot[ring->head].flags = 0;
-    nm_ring_give(ring, nm_ring_next(ring, ring->head));
-    client->ops->tx_sync(client, 0);
-    CHECK_EQ(client->counters->tx_frames, 1);
-    for (uint32_t r = 0; r < 2; r++) {
-        device->ports[r].ops->rx_sync(&device->ports[r], 0);
-        if (!nm_ring_empty(device->ports[r].rx)) {
-            CHECK_EQ(nm_ring_space(device->ports[r].rx), 2);
-            CHECK_EQ(device->ports[r].rx->slot[0].flags & NM_MOREFRAG, NM_MOREFRAG);
-            CHECK_EQ(device->ports[r].rx->slot[1].len, 500);
-            CHECK_EQ(device->ports[r].counters->rx_frames, 1);
-        }
-    }
     close_nic(1);
 }
 
@@ -426,15 +346,11 @@ static void nobody_to_attach_to_is_one_sentence(void)
 int main(int argc, char **argv)
 {
     static const struct check_case cases[] = {
-        {"frames cross in order and wrap around", frames_cross_in_order_and_wrap_around},
-        {"consumed slots return only at the next sync",
-         consumed_slots_return_only_at_the_next_sync},
         {"RSS spreads flows and keeps each on its ring",
          rss_spreads_flows_and_keeps_each_on_its_ring},
         {"a MAC address chooses the link, broadcast reaches all",
          a_mac_address_chooses_the_link_and_broadcast_reaches_all},
         {"a full lane holds for a moment, then drops", a_full_lane_holds_for_a_moment_then_drops},
-        {"frames of several slots stay together", frames_of_several_slots_stay_together},
         {"buffers are conserved by a million random steps",
          buffers_are_conserved_by_a_million_random_steps},
         {"a client killed anywhere frees its link", a_client_killed_anywhere_frees_its_link},

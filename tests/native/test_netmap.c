@@ -25,61 +25,6 @@ static void the_holder_is_never_synced(void)
     CHECK(fake_end());
 }
 
-static void frames_pass_both_ways_over_many_laps(void)
-{
-    struct fake_port *nic;
-    struct device *device;
-    struct port *port;
-    uint8_t frame[FAKE_FRAME_MAX];
-
-    fake_begin();
-    nic = fake_nic("eth0", 1, 1, SLOTS);
-    device = case_port("eth0-0");
-    port = &device->ports[0];
-    for (uint32_t lap = 0; lap < 10 * SLOTS; lap++) {
-        uint32_t n = 1 + lap % (SLOTS - 1);
-
-        for (uint32_t i = 0; i < n; i++) {
-            case_arrive(nic, 0, (uint8_t)(lap + i));
-        }
-        CHECK_EQ(port->ops->rx_sync(port, 0), 0);
-        CHECK_EQ(case_take(port, (uint8_t)lap), n);
-        CHECK_EQ(nm_ring_space(port->tx), SLOTS - 1);
-        case_send(port, n, (uint8_t)lap);
-        CHECK_EQ(port->ops->tx_sync(port, 0), 0);
-        for (uint32_t i = 0; i < n; i++) {
-            CHECK_EQ(fake_sent(nic, 0, frame), FRAME);
-            CHECK_EQ(frame[0], (uint8_t)(lap + i));
-        }
-        CHECK_EQ(fake_sent(nic, 0, frame), 0);
-    }
-    CHECK_EQ(port->counters->rx_frames, port->counters->tx_frames);
-    CHECK_EQ(port->counters->rx_bytes, port->counters->rx_frames * FRAME);
-    CHECK_EQ(port->counters->errors, 0);
-    device_close(device);
-    CHECK(fake_end());
-}
-
-static void a_frame_over_several_slots_counts_once(void)
-{
-    static uint8_t frame[FAKE_BUF_SIZE + 100];
-    struct fake_port *nic;
-    struct device *device;
-    struct port *port;
-
-    fake_begin();
-    nic = fake_nic("eth0", 1, 1, SLOTS);
-    device = case_port("eth0-0");
-    port = &device->ports[0];
-    fake_receive(nic, 0, frame, sizeof(frame));
-    CHECK_EQ(port->ops->rx_sync(port, 0), 0);
-    CHECK_EQ(nm_ring_space(port->rx), 2);
-    CHECK_EQ(port->counters->rx_frames, 1);
-    CHECK_EQ(port->counters->rx_bytes, sizeof(frame));
-    device_close(device);
-    CHECK(fake_end());
-}
-
 static void a_full_ring_waits_for_completion_and_does_not_sleep(void)
 {
     struct fake_port *nic;
@@ -362,8 +307,6 @@ int main(int argc, char **argv)
 {
     static const struct check_case cases[] = {
         {"the holder is never synced", the_holder_is_never_synced},
-        {"frames pass both ways over many laps", frames_pass_both_ways_over_many_laps},
-        {"a frame over several slots counts once", a_frame_over_several_slots_counts_once},
         {"a full ring waits for completion and does not sleep",
          a_full_ring_waits_for_completion_and_does_not_sleep},
         {"an idle turn makes one call for each direction at most",

@@ -42,36 +42,6 @@ static void a_datagram_goes_both_ways(void)
     wire_close(&wire);
 }
 
-static void a_jumbo_frame_takes_several_slots(void)
-{
-    static uint8_t payload[8000];
-    static uint8_t back[JUMBO];
-    struct packet_wire wire;
-    struct port *port;
-
-    if (!wire_open(&wire, 1, JUMBO)) {
-        return;
-    }
-    port = &wire.device->ports[0];
-    for (uint32_t round = 0; round < 300; round++) { /* over the end of both rings */
-        uint32_t len = 1 + round * 26 % sizeof(payload);
-        uint32_t total = PORT_VNET_HDR_LEN + UDP_HEADERS + len;
-
-        wire_fill(payload, len, round);
-        CHECK(send(wire.udp, payload, len, 0) == (ssize_t)len);
-        CHECK(wire_receive(port));
-        CHECK_EQ(got.len, UDP_HEADERS + len);
-        CHECK(got.slots >= (total + 2047) / 2048 && got.slots <= (total + 2047) / 2048 + 1);
-        CHECK(memcmp(got.data + UDP_HEADERS, payload, len) == 0);
-        wire_push_udp(&wire, got.data + UDP_HEADERS, len);
-        CHECK_EQ(port->ops->tx_sync(port, wire_now_us()), 0);
-        CHECK_EQ(recv(wire.udp, back, sizeof(back), 0), len);
-        CHECK(memcmp(back, payload, len) == 0);
-    }
-    CHECK_EQ(port->counters->rx_missed, 0);
-    wire_close(&wire);
-}
-
 /* Sends a frame as it is from the client's interface. */
 static void inject(const uint8_t *frame, size_t len)
 {
@@ -80,32 +50,6 @@ static void inject(const uint8_t *frame, size_t len)
 
     CHECK_EQ(sendto(fd, frame, len, 0, (struct sockaddr *)&to, sizeof(to)), len);
     close(fd);
-}
-
-/* The kernel takes the outermost tag off before any socket sees the frame. */
-static void a_vlan_tag_is_put_back(void)
-{
-    static const uint16_t tpids[] = {0x8100, 0x88a8};
-    struct packet_wire wire;
-    uint8_t frame[100];
-
-    if (!wire_open(&wire, 1, 1500)) {
-        return;
-    }
-    for (uint32_t i = 0; i < 2; i++) {
-        uint16_t tag[3] = {htons(tpids[i]), htons(5), htons(ETHERTYPE_IPV4)};
-
-        wire_fill(frame, sizeof(frame), i);
-        memcpy(frame, wire.device->mac, 6);
-        memcpy(frame + 6, wire.client_mac, 6);
-        memcpy(frame + 12, tag, sizeof(tag));
-        inject(frame, sizeof(frame));
-        CHECK(wire_receive(&wire.device->ports[0]));
-        CHECK_EQ(got.len, sizeof(frame));
-        CHECK(memcmp(got.data, frame, sizeof(frame)) == 0);
-        CHECK_EQ(wire.device->ports[0].counters->rx_bytes, (i + 1) * sizeof(frame));
-    }
-    wire_close(&wire);
 }
 
 static void what_is_not_ours_never_comes(void)
@@ -241,47 +185,6 @@ static void frames_without_room_are_counted(void)
     wire_close(&wire);
 }
 
-static void buffers_can_be_exchanged(void)
-{
-    struct packet_wire wire;
-    struct port *port;
-
-    if (!wire_open(&wire, 1, 1500)) {
-        return;
-    }
-    port = &wire.device->ports[0];
-    for (uint32_t i = 0; i < 600; i++) {
-        struct nm_slot *rx;
-        struct nm_slot *tx = &port->tx->slot[port->tx->head];
-        uint32_t buf = tx->buf_idx;
-        uint8_t *bytes;
-        uint32_t back = 0;
-
-        CHECK(send(wire.udp, &i, sizeof(i), 0) == sizeof(i));
-        CHECK_EQ(port->ops->rx_sync(port, wire_now_us()), 0);
-        rx = &port->rx->slot[port->rx->head];
-        *tx = (struct nm_slot){.buf_idx = rx->buf_idx, .len = rx->len, .flags = NM_BUF_CHANGED};
-        *rx = (struct nm_slot){.buf_idx = buf, .flags = NM_BUF_CHANGED};
-        bytes = nm_ring_buf(port->tx, port->tx->head) + PORT_VNET_HDR_LEN;
-        /* Turned round in place; the pseudo-header's sum is the same in both directions. */
-        memcpy(bytes, wire.client_mac, 6);
-        memcpy(bytes + 6, wire.device->mac, 6);
-        wire_write_ip(&wire, bytes, PROTO_UDP, UDP_HDR + sizeof(i));
-        for (int k = 0; k < 2; k++) {
-            uint8_t port_byte = bytes[34 + k];
-
-            bytes[34 + k] = bytes[36 + k];
-            bytes[36 + k] = port_byte;
-        }
-        nm_ring_give(port->rx, nm_ring_next(port->rx, port->rx->head));
-        nm_ring_give(port->tx, nm_ring_next(port->tx, port->tx->head));
-        CHECK_EQ(port->ops->tx_sync(port, wire_now_us()), 0);
-        CHECK_EQ(recv(wire.udp, &back, sizeof(back), 0), sizeof(back));
-        CHECK_EQ(back, i);
-    }
-    wire_close(&wire);
-}
-
 static void nonsense_in_a_ring_stops_the_port(void)
 {
     struct packet_wire wire;
@@ -308,15 +211,12 @@ int main(int argc, char **argv)
 {
     static const struct check_case cases[] = {
         {"a datagram goes both ways", a_datagram_goes_both_ways},
-        {"a jumbo frame takes several slots", a_jumbo_frame_takes_several_slots},
-        {"a VLAN tag is put back", a_vlan_tag_is_put_back},
         {"what is not ours never comes", what_is_not_ours_never_comes},
         {"super-segments of the kernel's TCP go both ways",
          super_segments_of_the_kernel_s_tcp_go_both_ways},
         {"a flow stays on its ring", a_flow_stays_on_its_ring},
         {"slots come and go only in a sync", slots_come_and_go_only_in_a_sync},
         {"frames without room are counted", frames_without_room_are_counted},
-        {"buffers can be exchanged", buffers_can_be_exchanged},
         {"nonsense in a ring stops the port", nonsense_in_a_ring_stops_the_port},
     };
 

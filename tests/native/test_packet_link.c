@@ -98,30 +98,6 @@ static void a_refused_frame_keeps_its_slot_for_a_while(void)
     wire_close(&wire);
 }
 
-static void a_deleted_interface_ends_the_port(void)
-{
-    struct packet_wire wire;
-    struct port *port;
-    int code = 0;
-
-    if (!wire_open(&wire, 1, 1500)) {
-        return;
-    }
-    port = &wire.device->ports[0];
-    CHECK(netns_ip("link del cli0"));
-    for (int i = 0; i < 10 && code == 0; i++) {
-        code = port->ops->rx_sync(port, wire_now_us());
-        port->ops->sleep_arm(port);
-        port->ops->sleep_disarm(port);
-    }
-    CHECK_EQ(code, -ENODEV);
-    wire_push_udp(&wire, "x", 1);
-    CHECK_EQ(port->ops->tx_sync(port, wire_now_us()), 0);
-    CHECK_EQ(port->counters->tx_dropped, 1);
-    close(wire.udp);
-    device_close(wire.device);
-}
-
 static void another_mac_makes_the_card_promiscuous(void)
 {
     struct device_config config = {.rings = 1, .slots = 256, .mac = {2, 0, 0, 9, 9, 9}};
@@ -246,7 +222,6 @@ int main(int argc, char **argv)
         {"rings default to the card's queues", rings_default_to_the_card_s_queues},
         {"an interface may go down and come back", an_interface_may_go_down_and_come_back},
         {"a refused frame keeps its slot for a while", a_refused_frame_keeps_its_slot_for_a_while},
-        {"a deleted interface ends the port", a_deleted_interface_ends_the_port},
         {"another MAC makes the card promiscuous", another_mac_makes_the_card_promiscuous},
         {"each refusal says what to do", each_refusal_says_what_to_do},
         {"without permission it names the capability", without_permission_it_names_the_capability},

@@ -74,34 +74,6 @@ static void a_datagram_goes_both_ways(void)
     wire_close(&wire);
 }
 
-static void a_jumbo_frame_takes_several_slots(void)
-{
-    static uint8_t payload[8000];
-    static uint8_t back[JUMBO];
-    struct packet_wire wire;
-    struct port *port;
-
-    if (!pcap_open(&wire, 1, JUMBO)) {
-        return;
-    }
-    port = &wire.device->ports[0];
-    for (uint32_t round = 0; round < 300; round++) { /* over the end of both rings */
-        uint32_t len = 1 + round * 26 % sizeof(payload);
-
-        wire_fill(payload, len, round);
-        CHECK(send(wire.udp, payload, len, 0) == (ssize_t)len);
-        CHECK(wire_receive(port));
-        CHECK_EQ(got.len, UDP_HEADERS + len);
-        CHECK(memcmp(got.data + UDP_HEADERS, payload, len) == 0);
-        wire_push_udp(&wire, got.data + UDP_HEADERS, len);
-        CHECK_EQ(port->ops->tx_sync(port, wire_now_us()), 0);
-        CHECK_EQ(recv(wire.udp, back, sizeof(back), 0), len);
-        CHECK(memcmp(back, payload, len) == 0);
-    }
-    CHECK_EQ(port->counters->rx_missed, 0);
-    wire_close(&wire);
-}
-
 /* A SYN to the service from the client's MAC; its checksum is right, or off by one. */
 static void inject_syn(const struct packet_wire *wire, uint16_t off_by)
 {
@@ -390,7 +362,6 @@ int main(int argc, char **argv)
 {
     static const struct check_case cases[] = {
         {"a datagram goes both ways", a_datagram_goes_both_ways},
-        {"a jumbo frame takes several slots", a_jumbo_frame_takes_several_slots},
         {"an unfinished checksum is recognised", an_unfinished_checksum_is_recognised},
         {"a flow stays on its ring", a_flow_stays_on_its_ring},
         {"frames without room are counted", frames_without_room_are_counted},

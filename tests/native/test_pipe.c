@@ -39,37 +39,6 @@ static bool put(struct port *port, uint32_t number)
     return soft_wire_put(port, mac, mac, number);
 }
 
-static void frames_cross_both_ways_in_order_and_wrap_around(void)
-{
-    struct device_config config = {.slots = 11}; /* not a power of two */
-    uint32_t sent[2] = {0};
-    uint32_t got[2] = {0};
-
-    open_pipe(&config);
-    CHECK_EQ(nm_ring_space(left->tx), 10);
-    while (got[0] < 3000 || got[1] < 3000) {
-        for (int way = 0; way < 2; way++) {
-            struct port *from = way ? right : left;
-            struct port *to = way ? left : right;
-            uint32_t number;
-
-            while (sent[way] < 3000 && put(from, sent[way])) {
-                sent[way]++;
-            }
-            soft_wire_tx(from);
-            soft_wire_rx(to);
-            while ((number = soft_wire_take(to)) != UINT32_MAX) {
-                CHECK_EQ(number, got[way]);
-                got[way]++;
-            }
-        }
-    }
-    CHECK_EQ(left->counters->tx_frames, 3000);
-    CHECK_EQ(right->counters->rx_frames, 3000);
-    CHECK_EQ(right->counters->rx_bytes, 3000 * SOFT_FRAME);
-    close_pipe();
-}
-
 static void a_buffer_changes_hands_and_no_byte_is_copied(void)
 {
     struct device_config config = {.slots = 8};
@@ -157,37 +126,6 @@ static void an_end_may_be_closed_and_opened_again(void)
         CHECK_EQ(soft_wire_take(left), life % 3 ? life : UINT32_MAX);
         CHECK_EQ(device_audit(ends[0]), 0);
     }
-    close_pipe();
-}
-
-static void a_frame_of_several_slots_arrives_whole_or_not_yet(void)
-{
-    struct device_config config = {.slots = 8};
-
-    open_pipe(&config);
-    for (uint32_t i = 0; i < 5; i++) {
-        put(left, i);
-        soft_wire_tx(left);
-    }
-    for (uint32_t i = 0; i < 3; i++) {
-        uint32_t at = left->tx->head;
-
-        put(left, 100 + i);
-        left->tx->slot[at].flags = i < 2 ? NM_MOREFRAG : 0;
-        soft_wire_tx(left); /* room for two more slots only: three must wait */
-    }
-    soft_wire_rx(right);
-    CHECK_EQ(nm_ring_space(right->rx), 5);
-    CHECK_EQ(right->counters->rx_frames, 5);
-    for (uint32_t i = 0; i < 5; i++) {
-        CHECK_EQ(soft_wire_take(right), i);
-    }
-    soft_wire_rx(right);
-    soft_wire_tx(left);
-    soft_wire_rx(right);
-    CHECK_EQ(nm_ring_space(right->rx), 3);
-    CHECK_EQ(right->counters->rx_frames, 6);
-    CHECK_EQ(right->rx->slot[right->rx->head].flags, NM_MOREFRAG);
     close_pipe();
 }
 
@@ -539,15 +477,11 @@ static void slots_complete_as_late_as_told(void)
 int main(int argc, char **argv)
 {
     static const struct check_case cases[] = {
-        {"frames cross both ways, in order, and wrap around",
-         frames_cross_both_ways_in_order_and_wrap_around},
         {"a buffer changes hands, no byte is copied", a_buffer_changes_hands_and_no_byte_is_copied},
         {"a reader that stands still holds its sender and loses nothing",
          a_reader_that_stands_still_holds_its_sender_and_loses_nothing},
         {"an end that is not open swallows", an_end_that_is_not_open_swallows},
         {"an end may be closed and opened again", an_end_may_be_closed_and_opened_again},
-        {"a frame of several slots arrives whole, or not yet",
-         a_frame_of_several_slots_arrives_whole_or_not_yet},
         {"ring pairs are independent", ring_pairs_are_independent},
         {"a sleeper is woken by frames and by room", a_sleeper_is_woken_by_frames_and_by_room},
         {"nonsense in a ring stops that port and touches nothing",

@@ -71,35 +71,6 @@ static void a_datagram_goes_both_ways(void)
     CHECK_EQ(if_nametoindex("cli0"), 0); /* made by us, and gone with us */
 }
 
-static void a_jumbo_frame_takes_several_slots(void)
-{
-    static uint8_t payload[8000];
-    static uint8_t back[JUMBO];
-    struct packet_wire wire;
-    struct port *port;
-
-    if (!tap_open(&wire, 1, JUMBO)) {
-        return;
-    }
-    port = &wire.device->ports[0];
-    CHECK_EQ(wire.device->mtu, JUMBO);
-    for (uint32_t round = 0; round < 300; round++) { /* over the end of both rings */
-        uint32_t len = 1 + round * 26 % sizeof(payload);
-
-        wire_fill(payload, len, round);
-        CHECK(send(wire.udp, payload, len, 0) == (ssize_t)len);
-        CHECK(wire_receive(port));
-        CHECK_EQ(got.len, UDP_HEADERS + len);
-        CHECK_EQ(got.slots, (PORT_VNET_HDR_LEN + UDP_HEADERS + len + 2047) / 2048);
-        CHECK(memcmp(got.data + UDP_HEADERS, payload, len) == 0);
-        wire_push_udp(&wire, got.data + UDP_HEADERS, len);
-        CHECK_EQ(port->ops->tx_sync(port, wire_now_us()), 0);
-        CHECK_EQ(recv(wire.udp, back, sizeof(back), 0), len);
-        CHECK(memcmp(back, payload, len) == 0);
-    }
-    wire_close_host(&wire);
-}
-
 static void super_segments_of_the_kernel_s_tcp_go_both_ways(void)
 {
     struct packet_wire wire;
@@ -271,26 +242,6 @@ static void two_servers_do_not_share_an_interface(void)
     }
 }
 
-static void an_interface_may_go_down_and_come_back(void)
-{
-    struct packet_wire wire;
-    struct port *port;
-
-    if (!tap_open(&wire, 1, 0)) {
-        return;
-    }
-    port = &wire.device->ports[0];
-    CHECK(netns_ip("link set cli0 down"));
-    CHECK_EQ(port->ops->rx_sync(port, wire_now_us()), 0);
-    wire_push_udp(&wire, "x", 1);
-    CHECK_EQ(port->ops->tx_sync(port, wire_now_us()), 0);
-    CHECK_EQ(port->counters->tx_dropped, 1);
-    CHECK(netns_ip("link set cli0 up") && wire_resolve(wire.device->mac));
-    CHECK(send(wire.udp, "x", 1, 0) == 1);
-    CHECK(wire_receive(port));
-    wire_close_host(&wire);
-}
-
 static void a_deleted_interface_ends_the_port(void)
 {
     struct packet_wire wire;
@@ -334,14 +285,12 @@ int main(int argc, char **argv)
 {
     static const struct check_case cases[] = {
         {"a datagram goes both ways", a_datagram_goes_both_ways},
-        {"a jumbo frame takes several slots", a_jumbo_frame_takes_several_slots},
         {"super-segments of the kernel's TCP go both ways",
          super_segments_of_the_kernel_s_tcp_go_both_ways},
         {"a flow comes where it was answered", a_flow_comes_where_it_was_answered},
         {"a TAP of one queue feeds four rings", a_tap_of_one_queue_feeds_four_rings},
         {"what cannot be opened is explained", what_cannot_be_opened_is_explained},
         {"two servers do not share an interface", two_servers_do_not_share_an_interface},
-        {"an interface may go down and come back", an_interface_may_go_down_and_come_back},
         {"a deleted interface ends the port", a_deleted_interface_ends_the_port},
         {"nonsense in a ring stops the port", nonsense_in_a_ring_stops_the_port},
     };

@@ -186,31 +186,6 @@ static void a_receiver_that_stands_still_loses_its_own_frames_only(void)
     close_switch();
 }
 
-static void frames_of_several_slots_stay_together(void)
-{
-    open_switch(3, 16);
-    send(1, everybody, 0);
-    next_at(0);
-    next_at(2);
-    for (uint32_t way = 0; way < 2; way++) { /* exchanged to one, copied to all */
-        for (uint32_t i = 0; i < 3; i++) {
-            uint32_t slot = port_of(0)->tx->head;
-
-            put(0, way ? everybody : at[1]->mac, i);
-            port_of(0)->tx->slot[slot].flags = i < 2 ? NM_MOREFRAG : 0;
-            soft_wire_tx(port_of(0));
-            soft_wire_rx(port_of(1));
-            CHECK_EQ(nm_ring_space(port_of(1)->rx), i < 2 ? 0 : 3);
-        }
-        CHECK_EQ(soft_wire_take(port_of(1)), 0);
-        CHECK_EQ(port_of(1)->rx->slot[port_of(1)->rx->head].flags, NM_MOREFRAG);
-        CHECK_EQ(soft_wire_take(port_of(1)), 1);
-        CHECK_EQ(soft_wire_take(port_of(1)), 2);
-    }
-    CHECK_EQ(port_of(1)->counters->rx_frames, 2);
-    close_switch();
-}
-
 /* Whatever the other side writes, a sync stays within its memory and comes to an end. */
 static void scribbling_breaks_the_switch_and_nothing_else(void)
 {
@@ -504,7 +479,6 @@ int main(int argc, char **argv)
         {"an address is forgotten after two minutes", an_address_is_forgotten_after_two_minutes},
         {"a receiver that stands still loses its own frames only",
          a_receiver_that_stands_still_loses_its_own_frames_only},
-        {"frames of several slots stay together", frames_of_several_slots_stay_together},
         {"scribbling breaks the switch and nothing else",
          scribbling_breaks_the_switch_and_nothing_else},
         {"buffers are conserved by random steps", buffers_are_conserved_by_random_steps},

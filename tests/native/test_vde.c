@@ -15,12 +15,6 @@
 enum {
     FLOWS = 60,
     READY_MS = 10000, /* for another program to start, on a busy machine */
-#ifdef __SANITIZE_ADDRESS__
-    SANITIZED =
-        1, /* libvdeplug opens its modules with RTLD_DEEPBIND, which AddressSanitizer ends */
-#else
-    SANITIZED = 0,
-#endif
 };
 
 /* A switch in a folder of its own, and two servers on it. */
@@ -95,10 +89,6 @@ static bool usable(void)
 {
     void *object;
 
-    if (SANITIZED) {
-        check_skip("libvdeplug cannot be loaded under AddressSanitizer");
-        return false;
-    }
     object = dlopen("libvdeplug.so.2", RTLD_NOW);
     if (!object || system("command -v vde_switch >/dev/null") != 0) {
         check_skip("the VDE switch or its library is missing (packages vde2, libvdeplug2)");
@@ -166,25 +156,6 @@ static int pass(const struct packet_wire *from, const struct packet_wire *to, ui
     return -1;
 }
 
-static void frames_go_both_ways(void)
-{
-    struct pair pair;
-
-    if (!pair_open(&pair, 1)) {
-        return;
-    }
-    CHECK_EQ(pair.a.device->mtu, 1500);
-    CHECK(memcmp(pair.a.device->mac, pair.b.device->mac, 6) != 0);
-    for (uint32_t round = 0; round < 300; round++) { /* over the end of both rings */
-        CHECK_EQ(pass(&pair.a, &pair.b, 40000, 1 + round * 26 % 1472), 0);
-        CHECK_EQ(pass(&pair.b, &pair.a, 40000, 1 + round * 26 % 1472), 0);
-    }
-    CHECK_EQ(pair.a.device->ports[0].counters->tx_frames, 300);
-    CHECK_EQ(pair.b.device->ports[0].counters->rx_frames, 300);
-    CHECK_EQ(pair.a.device->ports[0].counters->tx_dropped, 0);
-    pair_close(&pair);
-}
-
 static void a_flow_stays_on_its_ring(void)
 {
     struct pair pair;
@@ -244,7 +215,6 @@ static void a_path_without_a_switch_is_refused(void)
 int main(int argc, char **argv)
 {
     static const struct check_case cases[] = {
-        {"frames go both ways", frames_go_both_ways},
         {"a flow stays on its ring", a_flow_stays_on_its_ring},
         {"a switch that ends ends the port", a_switch_that_ends_ends_the_port},
         {"a path without a switch is refused", a_path_without_a_switch_is_refused},

@@ -432,39 +432,6 @@ static void a_process_may_keep_one_ring(void)
     netns_ip("link del cli0");
 }
 
-/* Nothing is sent while it is down, nobody spins, and what waited goes out when it is up again. */
-static void an_interface_may_go_down_and_come_back(void)
-{
-    static const char *const specs[] = {"xdp:srv0:copy", "xdp:srv0:generic"};
-
-    for (int mode = 0; mode < 2; mode++) {
-        struct packet_wire wire;
-        struct port *port;
-        char back[8];
-
-        if (!xdp_wire_open(&wire, &(struct xdp_plan){.spec = specs[mode]})) {
-            return;
-        }
-        port = &wire.device->ports[0];
-        CHECK(netns_ip("link set srv0 down"));
-        wire_push_udp(&wire, "late", 4);
-        CHECK_EQ(port->ops->tx_sync(port, wire_now_us()), 0);
-        CHECK_EQ(port->ops->sleep_arm(port), 0);
-        CHECK_EQ(poll(&(struct pollfd){.fd = port->wait_fd, .events = POLLIN}, 1, 0), 0);
-        port->ops->sleep_disarm(port);
-        CHECK_EQ(port->ops->rx_sync(port, wire_now_us()), 0);
-        CHECK(netns_ip("link set srv0 up"));
-        CHECK(wire_resolve(wire.device->mac));
-        CHECK_EQ(port->ops->tx_sync(port, wire_now_us()), 0);
-        CHECK_EQ(recv(wire.udp, back, sizeof(back), 0), 4);
-        CHECK_EQ(nm_ring_space(port->tx), port->tx->num_slots - 1);
-        CHECK_EQ(send(wire.udp, "x", 1, 0), 1);
-        CHECK(wire_receive(port));
-        CHECK_EQ(xdp_wire_audit(port), 0);
-        wire_close(&wire);
-    }
-}
-
 static void a_deleted_interface_ends_the_port(void)
 {
     for (unsigned queues = 1; queues <= 2; queues++) {
@@ -531,7 +498,6 @@ int main(int argc, char **argv)
         {"a kernel without XDP is named", a_kernel_without_xdp_is_named},
         {"a killed server leaves a clean interface", a_killed_server_leaves_a_clean_interface},
         {"a process may keep one ring", a_process_may_keep_one_ring},
-        {"an interface may go down and come back", an_interface_may_go_down_and_come_back},
         {"a deleted interface ends the port", a_deleted_interface_ends_the_port},
         {"another MAC makes the card promiscuous", another_mac_makes_the_card_promiscuous},
     };

@@ -8,8 +8,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* Where bpf(2) is refused, as in a user namespace, there is no AF_XDP to test. */
-static bool may_use_bpf(void)
+bool xdp_wire_usable(void)
 {
     struct xdp_program program;
     int code = xdp_program_load(&program, 1, &(struct filter){0});
@@ -31,7 +30,7 @@ bool xdp_wire_open(struct packet_wire *wire, const struct xdp_plan *plan)
     struct packet_link link;
 
     *wire = (struct packet_wire){.udp = -1};
-    if (!may_use_bpf() ||
+    if (!xdp_wire_usable() ||
         !wire_make(plan->queues ? plan->queues : 1, plan->mtu ? plan->mtu : 1500) ||
         !wire_open_device(wire, plan->spec, &config)) {
         return false;

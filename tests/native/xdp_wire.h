@@ -18,6 +18,8 @@ struct xdp_plan {
     uint32_t buf_size; /* 0: by the MTU */
 };
 
+/* Where bpf(2) is refused, as in a user namespace, there is no AF_XDP to test: skipped, then. */
+bool xdp_wire_usable(void);
 /* cli0 and srv0 with the device and a UDP socket; false: skipped or failed, and said so. */
 bool xdp_wire_open(struct packet_wire *wire, const struct xdp_plan *plan);
 /* Buffers of a port that are in no place or in two, when nothing is in flight in the kernel. */
