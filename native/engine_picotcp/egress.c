@@ -13,6 +13,7 @@
 
 enum {
     FIN_AGAIN_US = 200000,
+    ICMP_ECHO_REPLY = 0,
 };
 
 /* The connection of a segment that leaves; NONE: it is of one that has ended. */
@@ -126,29 +127,50 @@ static bool restore(struct picotcp *engine, uint8_t *buf, uint32_t len)
     return true;
 }
 
+/*
+ * Whether the frame may leave; its copy in the slot is made right. An installed picoTCP may have
+ * been built with more than we use (IGMP, IPv6), and announces itself by it.
+ */
+static bool pass(struct picotcp *engine, const uint8_t *frame, uint8_t *buf, uint32_t len)
+{
+    uint16_t type;
+
+    memcpy(&type, frame + 2 * ETH_ALEN_BYTES, sizeof(type));
+    if (type == htons(ETHERTYPE_ARP)) {
+        picotcp_arp_asked(engine, frame, len);
+        return true;
+    }
+    if (type != htons(ETHERTYPE_IPV4) || len <= ETH_HDR_LEN + IPV4_HDR_LEN) {
+        return false;
+    }
+    switch (frame[ETH_HDR_LEN + offsetof(struct wire_ipv4, protocol)]) {
+    case PROTO_TCP:
+        return restore(engine, buf, len);
+    case PROTO_ICMP:
+        return frame[ETH_HDR_LEN + IPV4_HDR_LEN] == ICMP_ECHO_REPLY;
+    default:
+        return false;
+    }
+}
+
 int32_t picotcp_send(void *host, const uint8_t *frame, uint32_t len)
 {
     struct picotcp *engine = host;
     struct stack *stack = engine->stack;
     uint8_t *buf = tx_reserve(stack);
-    uint16_t type;
 
     if (!buf) {
         return 0;
     }
     engine->sent++;
-    if (len < ETH_HDR_LEN || len > (uint32_t)stack->config->mtu + ETH_HDR_LEN) {
-        return 1;
+    if (len >= ETH_HDR_LEN && len <= (uint32_t)stack->config->mtu + ETH_HDR_LEN) {
+        memcpy(buf, frame, len);
+        if (pass(engine, frame, buf, len)) {
+            tx_push(stack, len);
+            return 1;
+        }
     }
-    memcpy(buf, frame, len);
-    memcpy(&type, buf + 2 * ETH_ALEN_BYTES, sizeof(type));
-    if (type == htons(ETHERTYPE_ARP)) {
-        picotcp_arp_asked(engine, frame, len);
-    } else if (frame[ETH_HDR_LEN + offsetof(struct wire_ipv4, protocol)] == PROTO_TCP &&
-               !restore(engine, buf, len)) {
-        return 1;
-    }
-    tx_push(stack, len);
+    stats_add(stack->stats, COUNTER_egress_refused, 1);
     return 1;
 }
 

@@ -65,6 +65,38 @@ def test_without_the_library_one_line_says_what_to_do() -> None:
     assert "Traceback" not in done.stderr
 
 
+def engines(**environment: str) -> str:
+    done = subprocess.run(
+        [*running.COMMAND, "doctor", "--json"],
+        cwd=running.ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    found = json.loads(done.stdout)["findings"]
+    (text,) = (each["text"] for each in found if each["topic"] == "engines")
+    return str(text)
+
+
+def test_doctor_says_that_it_is_not_built() -> None:
+    text = engines(SHARDSERVER_PICOTCP="/nonexistent/picotcp.so")
+    assert text.startswith("native: shardserver ")
+    assert text.endswith("· picotcp: not built (make picotcp)")
+
+
+def test_doctor_says_why_a_library_is_of_no_use(tmp_path: Path) -> None:
+    (tmp_path / "p.so").write_bytes(b"no library")
+    text = engines(SHARDSERVER_PICOTCP=str(tmp_path / "p.so"))
+    assert f"picotcp: {tmp_path}/p.so " in text
+
+
+@needs_library
+def test_doctor_names_engine_version_and_place() -> None:
+    assert f"picotcp: picoTCP 1.7 (picotcp-sys 0.2.1), {LIBRARY}" in engines()
+
+
 @needs_library
 def test_more_connections_than_it_carries_are_not_promised() -> None:
     done = subprocess.run(

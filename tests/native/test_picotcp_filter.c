@@ -11,6 +11,7 @@
 #include "check.h"
 #include "engine_picotcp/picotcp.h"
 #include "peer.h"
+#include "stack/tx.h"
 
 static struct peer peer;
 static bool available;
@@ -276,6 +277,44 @@ static void icmp_errors_and_floods_stay_outside(void)
     still_serves();
 }
 
+static void send_as_picotcp(uint8_t type, uint8_t protocol, uint32_t len)
+{
+    struct stack *stack = &peer.sim.worker[0].stack;
+    uint8_t frame[128] = {0};
+
+    begin_ip(frame, protocol, 40);
+    frame[12] = type;
+    frame[13] = type == 0x86 ? 0xdd : 0;
+    tx_begin(stack);
+    CHECK_EQ(picotcp_send(stack->engine_state, frame, len), 1);
+    tx_publish(stack);
+}
+
+static void only_what_we_serve_leaves(void)
+{
+    const uint64_t *refused;
+    uint64_t sent;
+
+    if (skipped()) {
+        return;
+    }
+    peer_open(&peer);
+    refused = &peer.sim.worker[0].stack.stats->counter[COUNTER_egress_refused];
+    peer_connect(&peer, 7);
+    send_flags(TCP_RST, 1, 0);
+    CHECK_EQ(*refused, 0);
+    sent = peer.sim.worker[0].stack.port->counters->tx_frames;
+    send_as_picotcp(0x86, PROTO_TCP, 94); /* IPv6 */
+    send_as_picotcp(0x08, 2, 54);         /* IGMP */
+    send_as_picotcp(0x08, 17, 74);        /* UDP */
+    send_as_picotcp(0x08, PROTO_TCP, 74); /* of no connection */
+    send_as_picotcp(0x08, PROTO_TCP, 34); /* no header */
+    send_as_picotcp(0x08, PROTO_TCP, 10);
+    CHECK_EQ(*refused, 6);
+    CHECK_EQ(peer.sim.worker[0].stack.port->counters->tx_frames, sent);
+    still_serves();
+}
+
 static void a_flood_of_syns_fills_the_backlog_and_no_more(void)
 {
     static const uint8_t mss[] = {2, 4, 5, 0xb4};
@@ -469,6 +508,7 @@ int main(int argc, char **argv)
         {"congestion and urgent bits do not reset", congestion_and_urgent_bits_do_not_reset},
         {"only the exact reset ends a connection", only_the_exact_reset_ends_a_connection},
         {"ICMP errors and floods stay outside", icmp_errors_and_floods_stay_outside},
+        {"only what we serve leaves", only_what_we_serve_leaves},
         {"a flood of SYNs fills the backlog and no more",
          a_flood_of_syns_fills_the_backlog_and_no_more},
         {"twenty thousand wild segments do no harm", twenty_thousand_wild_segments_do_no_harm},
