@@ -1,8 +1,8 @@
 """Builds picoTCP and our adapter into build/picotcp/, for `--engine picotcp`. Stdlib only.
 
-picotcp.py [--output DIR]. The source is an installed picoTCP (PICOTCP_DIR=/prefix, else pkg-config), or what the registry
-package `picotcp-sys` carries, taken with cargo and checked against the digests below. Nothing of it
-enters this tree but under build/. Start reading at main.
+picotcp.py [--output DIR]. The source is an installed picoTCP (PICOTCP_DIR=/prefix, else
+pkg-config), or what the registry package `picotcp-sys` carries, taken with cargo and checked
+against the digests below. Nothing of it enters this tree but under build/. Start reading at main.
 """
 
 import argparse
@@ -159,9 +159,9 @@ def installed(prefix: Path, version: str = "", asked: str = "") -> Origin:
         if not found:
             raise Missing(f"{asked or prefix}: no {what} in {where}: give picoTCP's prefix")
     assert headers and archive
-    name = "picoTCP-NG" if is_ng(headers) else "picoTCP 1.7"
+    name = f"picoTCP-NG {version}" if is_ng(headers) else f"picoTCP {version or '1.7'}"
     place = {"PICOTCP_HEADERS": str(headers), "PICOTCP_ARCHIVE": str(archive / ARCHIVE)}
-    return Origin(place, f"{name} {version}".strip() + f" ({prefix})")
+    return Origin(place, f"{name.strip()} ({prefix})")
 
 
 def find(log: Path) -> Origin:

@@ -293,6 +293,7 @@ static void send_as_picotcp(uint8_t type, uint8_t protocol, uint32_t len)
 static void only_what_we_serve_leaves(void)
 {
     const uint64_t *refused;
+    uint64_t before; /* one with IGMP has announced itself */
     uint64_t sent;
 
     if (skipped()) {
@@ -302,7 +303,8 @@ static void only_what_we_serve_leaves(void)
     refused = &peer.sim.worker[0].stack.stats->counter[COUNTER_egress_refused];
     peer_connect(&peer, 7);
     send_flags(TCP_RST, 1, 0);
-    CHECK_EQ(*refused, 0);
+    before = *refused;
+    CHECK(before <= 1);
     sent = peer.sim.worker[0].stack.port->counters->tx_frames;
     send_as_picotcp(0x86, PROTO_TCP, 94); /* IPv6 */
     send_as_picotcp(0x08, 2, 54);         /* IGMP */
@@ -310,7 +312,7 @@ static void only_what_we_serve_leaves(void)
     send_as_picotcp(0x08, PROTO_TCP, 74); /* of no connection */
     send_as_picotcp(0x08, PROTO_TCP, 34); /* no header */
     send_as_picotcp(0x08, PROTO_TCP, 10);
-    CHECK_EQ(*refused, 6);
+    CHECK_EQ(*refused, before + 6);
     CHECK_EQ(peer.sim.worker[0].stack.port->counters->tx_frames, sent);
     still_serves();
 }
