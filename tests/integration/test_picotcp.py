@@ -124,6 +124,23 @@ def test_what_is_not_needed_is_not_compiled_in() -> None:
 
 
 @needs_library
+def test_the_conformance_report_holds_what_the_documents_say() -> None:
+    """A report, not a gate; but what passed once goes on passing."""
+    program = running.ROOT / "build" / "release" / "test_tcp"
+    if not program.exists():
+        pytest.skip("the C tests are not built: make test")
+    script = running.ROOT / "bench" / "conformance.py"
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    printed = done.stdout.splitlines()
+    readme = (running.ROOT / "native" / "engine_picotcp" / "README.md").read_text().splitlines()
+    held = [line for line in readme if line.endswith("| yes | yes |  |")]
+    assert len(held) >= 11
+    assert [line for line in held if line not in printed] == []
+    assert all("| not run |" not in line for line in printed)
+
+
+@needs_library
 def test_the_demo_is_exact_and_names_its_engine() -> None:
     done = subprocess.run(
         [*running.COMMAND, "demo", "--engine", "picotcp", "-d", "1s"],
