@@ -191,16 +191,20 @@ def first_line(command: Sequence[str]) -> str:
 
 def told(options: argparse.Namespace, version: str) -> str:
     """How it was measured, on what."""
-    cpu = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
-    return f"""`bench/engines.py --markdown` on {time.strftime("%Y-%m-%d")}: \
-{os.cpu_count()} CPUs ({cpu[1] if cpu else platform.machine()}), Linux {platform.release()}, load \
-average {os.getloadavg()[0]:.1f} before the run. {version}; {first_line(["gcc", "--version"])}, \
-`-O3` for both, checksums verified before it; its figures include our filter and egress. Medians of \
-{options.pairs} interleaved pair{"s" * (options.pairs > 1)}, each with a server of its own; ratios of the pairs, with their \
-range. The first table is CPU time of the server's turns: one shard and a client stack in lockstep \
-on `mem:`, requests of 64 bytes in batches of 32 round robin over all connections; instructions by \
-callgrind. In the others one worker runs on CPU 0 and the bundled client in one process on CPU 1, \
-for {options.seconds} s."""
+    found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+    cpu = found[1] if found else platform.machine()
+    pairs = f"{options.pairs} interleaved pair{'s' * (options.pairs > 1)}"
+    return (
+        f"`bench/engines.py --markdown` on {time.strftime('%Y-%m-%d')}: {os.cpu_count()} CPUs"
+        f" ({cpu}), Linux {platform.release()}, load average {os.getloadavg()[0]:.1f} before the"
+        f" run. {version}; {first_line(['gcc', '--version'])}, `-O3` for both, checksums verified"
+        " before it; its figures include our filter and egress.\n"
+        f"Medians of {pairs}, each with a server of its own; ratios of the pairs, with their"
+        " range. The first table is CPU time of the server's turns: one shard and a client stack"
+        " in lockstep on `mem:`, requests of 64 bytes in batches of 32 round robin over all"
+        " connections; instructions by callgrind. In the others one worker runs on CPU 0 and the"
+        f" bundled client in one process on CPU 1, for {options.seconds} s."
+    )
 
 
 def main() -> None:

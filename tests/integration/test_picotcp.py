@@ -22,7 +22,11 @@ LIBRARY = Path(
 )
 SERVER = ("--device", f"mem:p{os.getpid()}", "--engine", "picotcp")
 TARGET = f"mem:p{os.getpid()}"
-SERVICES = ("--service", "discard:9", "--service", "daytime:13", "--service", "http:80")
+SERVICES = tuple(
+    word
+    for service in ("discard:9", "daytime:13", "chargen:19", "http:80")
+    for word in ("--service", service)
+)
 CHURN_S = float(os.environ.get("SHARDSERVER_CHURN_S", "60"))
 
 needs_library = pytest.mark.skipif(
@@ -289,6 +293,12 @@ def test_netcat_and_curl_are_served() -> None:
         assert ask(wire, 7, text) == text
         assert ask(wire, 9, text) == b""
         assert b"UTC" in ask(wire, 13, b"")
+        take = f"nc -w 5 {wire.service} 19 < /dev/null | head -c 74000"
+        lines = netns.run_in_client(wire, ["sh", "-c", take]).splitlines()
+        ring = "".join(map(chr, range(32, 127)))  # RFC 864
+        assert len(lines) == 1000
+        assert [line for line in lines if line not in ring * 2] == []
+        assert len(set(lines)) == len(ring)
         page = netns.run_in_client(wire, ["curl", "-s", f"http://{wire.service}/"])
         assert page == "Hello, shard.\n"
         pinged = netns.run_in_client(wire, ["ping", "-c", "2", "-i", "0.2", wire.service])
