@@ -24,6 +24,7 @@ WHY = {
     "MUST-60": SEPARATE,
     "half-close": "acknowledges bytes and FIN apart, and each before the reply",
     "MUST-10": "the adapter opens no connections",
+    "a listener answers nothing": "its filter drops such segments for any port, served or not",
     "MUST-30": SEPARATE,
     "out-of-order": "acknowledges the joined text piece by piece, before the reply",
     "overlaps": SEPARATE,

@@ -457,6 +457,7 @@ struct ss_load_stats {
     uint64_t resets;
     uint64_t timeouts;
     uint64_t refused;
+    uint64_t first_errno;    /* of a connection that failed over kernel sockets; 0: none */
     uint64_t started_us;     /* CLOCK_MONOTONIC: first message */
     uint64_t ended_us;       /* last message */
     uint64_t largest_gap_us; /* longest time without any reply while messages were in flight */

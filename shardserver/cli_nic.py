@@ -17,7 +17,6 @@ from shardserver.errors import (
     DeviceUnavailableError,
     NoPermissionError,
     ShardserverError,
-    UsageError,
 )
 from shardserver.nic import apply, changes, inventory, journal
 from shardserver.nic.ethtool import Card
@@ -218,7 +217,7 @@ def confirm(args: argparse.Namespace) -> int:
     with Client(cli_show.paths_for(args), args.timeout) as server:
         answer = server.request("confirm")
         if not answer["confirmed"]:
-            raise UsageError(
+            raise ShardserverError(
                 "nothing waits for a confirmation", "a server started with --confirm SECONDS does"
             )
         end_s = time.monotonic() + args.timeout

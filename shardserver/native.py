@@ -487,6 +487,7 @@ class LoadStats:
         "resets",
         "timeouts",
         "refused",
+        "first_errno",
         "started_us",
         "ended_us",
         "largest_gap_us",

@@ -83,6 +83,16 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         (["start", "--policy", "x"], 2, 'error: --policy "x": expected one of auto, exclusive'),
         (["start", "--confirm", "soon"], 2, 'error: --confirm "soon": expected a duration'),
         (["load"], 2, "error: the following arguments are required: TARGET"),
+        (["load", "10.0.0.1", "-d", "x"], 2, 'error: --duration "x": expected a duration'),
+        (["load", "10.0.0.1", "-c", "x"], 2, 'error: --connections "x": expected a number'),
+        (["load", "10.0.0.1", "--faults", "drop=1%"], 2,
+         "error: --faults drop=1%: only with a mem: target"),
+        (["start", "--device", "mem:x", "--mtu", "100"], 2, 'error: --mtu "100": expected an MTU'),
+        (["stats", "-w", "0"], 2, 'error: --watch "0": expected seconds from 0.1 to 86400'),
+        (["stats", "--count", "-1"], 2, 'error: --count "-1": expected a number'),
+        (["status", "--timeout", "0"], 2, 'error: --timeout "0": expected seconds from 0.1'),
+        (["stop", "--timeout", "soon"], 2, 'error: --timeout "soon": expected seconds'),
+        (["restart", "x"], 2, 'error: SHARD "x": expected a number'),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_one_line_and_an_exit_code(
