@@ -197,6 +197,24 @@ void picotcp_ack(struct picotcp *engine, uint32_t conn)
     }
 }
 
+/*
+ * picoTCP tells of room only when its window was closed entirely: a peer that was left a few bytes
+ * would wait for its persist timer. All has been read, so its whole buffer is free again.
+ */
+void picotcp_open_window(struct picotcp *engine, uint32_t conn)
+{
+    struct picotcp_conn *own = &engine->conns[conn];
+    uint16_t was = own->window;
+
+    if (was >= PICOTCP_BUFFER / 2 || engine->stack->hot[conn].state == CONN_SYN_RCVD) {
+        return;
+    }
+    own->window = PICOTCP_BUFFER;
+    if (!reply_of(engine, conn, TCP_ACK, own->snd_max)) {
+        own->window = was;
+    }
+}
+
 void picotcp_fin_again(struct picotcp *engine, uint32_t conn)
 {
     struct picotcp_conn *own = &engine->conns[conn];

@@ -126,7 +126,8 @@ def render(document: dict[str, Any]) -> str:
     if document["first_error"]:
         lines.append(f"  the first: {document['first_error']}")
     elif not document["messages"]:
-        lines.append(f"  {document['target']} answers, but does not echo, or is not there")
+        answers = "is no echo service" if document["connections"] else "does not answer"
+        lines.append(f"  {document['target']} {answers}")
     lines.append("")
     exact = "100 % byte-exact" if succeeded(document) else "NOT byte-exact or not complete"
     lines.append(

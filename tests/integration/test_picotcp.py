@@ -281,6 +281,19 @@ def test_load_with_changing_queues_is_exact() -> None:
 
 @over_veth
 @needs_library
+def test_a_sender_is_told_of_room_before_its_persist_timer() -> None:
+    """picoTCP by itself: 0.7 MB/s to a service that answers nothing."""
+    send = "dd if=/dev/zero bs=64k count=250 2>&1 | nc -N -w 5 {} 9"
+    with netns.wire() as wire, server_on(wire, 2) as server:
+        started = time.monotonic()
+        netns.run_in_client(wire, ["sh", "-c", send.format(wire.service)])
+        took_s = time.monotonic() - started
+        assert took_s < 10, f"16 MB took {took_s:.1f} s"
+        assert running.books_agree(server.stats())
+
+
+@over_veth
+@needs_library
 def test_netcat_and_curl_are_served() -> None:
     text = b"".join(b"line %d of a conversation\n" % i for i in range(2000))
 

@@ -187,3 +187,20 @@ def test_the_library_that_is_not_built_is_one_line() -> None:
     assert done.returncode == 1
     assert "cannot be loaded: it is missing" in done.stderr
     assert "run: make" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["127.0.0.1:1"], "Connection refused (ECONNREFUSED)"),
+        (["127.0.0.1:1", "--source", "192.0.2.1"],
+         "Cannot assign requested address (EADDRNOTAVAIL)"),
+    ],
+)  # fmt: skip
+def test_a_load_that_reaches_nobody_says_why(words: list[str], why: str) -> None:
+    command = [sys.executable, "-m", "shardserver", "load", *words, "-c", "2", "-d", "100ms"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 1
+    assert f"  the first: {why}\n" in done.stdout
+    assert "refused 2\n" in done.stdout
+    assert "latency" not in done.stdout
