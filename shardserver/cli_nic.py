@@ -17,6 +17,7 @@ from shardserver.errors import (
     DeviceUnavailableError,
     NoPermissionError,
     ShardserverError,
+    UsageError,
 )
 from shardserver.nic import apply, changes, inventory, journal
 from shardserver.nic.ethtool import Card
@@ -217,7 +218,7 @@ def confirm(args: argparse.Namespace) -> int:
     with Client(cli_show.paths_for(args), args.timeout) as server:
         answer = server.request("confirm")
         if not answer["confirmed"]:
-            raise ShardserverError(
+            raise UsageError(
                 "nothing waits for a confirmation", "a server started with --confirm SECONDS does"
             )
         end_s = time.monotonic() + args.timeout
