@@ -104,6 +104,12 @@ struct ss_server_options {
     char engine[16];    /* "": native; or picotcp */
 };
 
+/* An engine that is a library of its own. */
+struct ss_engine_info {
+    char path[1024];  /* where it was found; "": nowhere */
+    char version[64]; /* as it calls itself; "": it cannot be loaded */
+};
+
 struct ss_adoption {
     uint32_t adopted;      /* connections that live on */
     uint32_t dropped;      /* found inconsistent, dropped alone */
@@ -159,6 +165,9 @@ int32_t ss_server_create(struct ss_server **out, struct ss_device *device,
 const char *ss_server_engine(const struct ss_server *server);
 /* Connections that a shard may hold, after the engine's own limit. */
 uint32_t ss_server_conns_max(const struct ss_server *server);
+/* Looks for an engine's library and loads it for a moment. 0; -ENOENT: not built, -ENODEV: found
+ * and not loadable, -EINVAL: no library belongs to this engine; each with a sentence. */
+int32_t ss_engine_find(struct ss_engine_info *info, const char *engine, char *error);
 void ss_server_destroy(struct ss_server *server);
 
 /* Worker, after the fork: rolls back what its predecessor left unfinished and takes the arena over.
@@ -448,6 +457,7 @@ struct ss_load_stats {
     uint64_t resets;
     uint64_t timeouts;
     uint64_t refused;
+    uint64_t first_errno;    /* of a connection that failed over kernel sockets; 0: none */
     uint64_t started_us;     /* CLOCK_MONOTONIC: first message */
     uint64_t ended_us;       /* last message */
     uint64_t largest_gap_us; /* longest time without any reply while messages were in flight */

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from shardserver import __version__, native, protocol
+from shardserver import __version__, native, native_engine, protocol
 from shardserver.errors import DeviceUnavailableError, ShardserverError
 from shardserver.nic import (
     apply,
@@ -22,7 +22,7 @@ from shardserver.nic import (
     machine,
     netlink,
 )
-from shardserver.nic.doctor import Facts, Interface, Irq
+from shardserver.nic.doctor import Engine, Facts, Interface, Irq
 from shardserver.nic.ethtool import Card
 from shardserver.nic.findings import Finding
 
@@ -59,6 +59,14 @@ def _interface(name: str) -> Interface:
     )
 
 
+def _engines() -> tuple[Engine, ...]:
+    found = native_engine.find("picotcp")
+    return (
+        Engine("native", f"shardserver {__version__}"),
+        Engine("picotcp", found.version, found.path, found.why),
+    )
+
+
 def facts(name: str | None) -> Facts:
     """Reads all that is judged."""
     from orchestrator import topology
@@ -69,6 +77,7 @@ def facts(name: str | None) -> Facts:
         python=platform.python_version(),
         executable=str(Path(sys.executable).resolve()),
         library=f"shardserver {__version__}, core of ABI {native.ABI_VERSION}",
+        engines=_engines(),
         cpus={cpu.id: cpu.node for cpu in topology.read("").cpus},
         interface=_interface(name) if name else None,
     )

@@ -23,6 +23,9 @@ shardserver: a TCP server on network-card rings, one pinned worker and stack per
   shardserver COMMAND -h             every option"""
 
 
+SECONDS_MIN, SECONDS_MAX = 0.1, 86400.0
+
+
 class Parser(argparse.ArgumentParser):
     """Raises UsageError instead of ending the process, with the nearest known word."""
 
@@ -35,11 +38,42 @@ class Parser(argparse.ArgumentParser):
         found = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
         if found and "COMMAND" in message:
             raise unknown_command(found[1], re.findall(r"[\w-]+", found[2]))
+        named = re.fullmatch(r"argument (\S+): (\".*\": expected .*)", message)
+        if named:
+            message = f"{_long(named[1])} {named[2]}"
+        wrong = re.fullmatch(r"argument (.+): invalid (?:int|float) value: '(.*)'", message)
+        if wrong:
+            message = f'{_long(wrong[1])} "{wrong[2]}": expected a number'
         raise UsageError(message, f"{self.prog} -h shows what it takes")
 
     def options(self) -> list[str]:
         """Every long option."""
         return [name for action in self._actions for name in action.option_strings]
+
+
+def _long(name: str) -> str:
+    """-w/--watch as it is called in full."""
+    return name.rpartition("/")[2] or name
+
+
+def _seconds(text: str) -> float:
+    """Argument type: a time to wait. argparse names the option."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not SECONDS_MIN <= seconds <= SECONDS_MAX:
+        raise argparse.ArgumentTypeError(
+            f'"{text}": expected seconds from {SECONDS_MIN:g} to {SECONDS_MAX:g}'
+        )
+    return seconds
+
+
+def _count(text: str) -> int:
+    """Argument type: how many times."""
+    if not text.isascii() or not text.isdigit() or len(text) > 9:
+        raise argparse.ArgumentTypeError(f'"{text}": expected a number from 0')
+    return int(text)
 
 
 def unknown_command(word: str, commands: Sequence[str]) -> UsageError:
@@ -76,7 +110,7 @@ def _instance_options(parser: argparse.ArgumentParser) -> None:
 def _timeout_option(parser: argparse.ArgumentParser, seconds: float) -> None:
     parser.add_argument(
         "--timeout",
-        type=float,
+        type=_seconds,
         default=seconds,
         metavar="SEC",
         help=f"how long to wait for an answer (default: {seconds:g})",
@@ -128,9 +162,17 @@ def _add_clients(commands: Any) -> None:
     stats = commands.add_parser("stats", help="counters of each shard", epilog=_exit_codes())
     _instance_options(stats)
     stats.add_argument(
-        "-w", "--watch", nargs="?", type=float, const=1.0, metavar="SEC", help="rates, repeatedly"
+        "-w",
+        "--watch",
+        nargs="?",
+        type=_seconds,
+        const=1.0,
+        metavar="SEC",
+        help="rates, repeatedly",
     )
-    stats.add_argument("--count", type=int, default=0, metavar="N", help="stop after N intervals")
+    stats.add_argument(
+        "--count", type=_count, default=0, metavar="N", help="stop after N intervals"
+    )
     _timeout_option(stats, 5.0)
     restart = commands.add_parser("restart", help="replace workers; connections live on")
     _instance_options(restart)

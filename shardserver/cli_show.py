@@ -149,7 +149,7 @@ def _watch(server: Client, args: argparse.Namespace) -> int:
     before = server.request("stats")
     shown = 0
     while not args.count or shown < args.count:
-        time.sleep(max(args.watch, 0.1))
+        time.sleep(args.watch)
         after = server.request("stats")
         rates = telemetry.rates(before, after)
         if args.json:

@@ -267,7 +267,7 @@ _LIMITS = (
     Setting(
         "links", "limits", values.parse_count, "0", "N", "mem: clients that may be attached; 0: 8"
     ),
-    Setting("mtu", "limits", values.parse_count, "0", "N", "MTU; 0: the device's"),
+    Setting("mtu", "limits", values.parse_mtu, "0", "N", "MTU, 576 to 9000; 0: the device's"),
     Setting(
         "spin",
         "limits",
@@ -379,8 +379,8 @@ class Config:
 
     @property
     def services(self) -> tuple[Service, ...]:
-        """Every service: echo on `port`, then those added."""
-        return (Service("echo", self.port), *self.service)
+        """Every service: echo on `port`, then those added; one that is named twice counts once."""
+        return tuple(dict.fromkeys((Service("echo", self.port), *self.service)))
 
     @property
     def wanted_device(self) -> DeviceName:

@@ -16,7 +16,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
-from shardserver import errors
+from shardserver import __version__, errors
 
 LIBRARY = Path(__file__).with_name("libshardserver.so")
 ABI_VERSION = 1
@@ -384,7 +384,8 @@ class Server:
         self.handle = out[0]
         self.name = device.info.name
         self.shards = options.shards
-        self.engine = ffi.string(lib.ss_server_engine(self.handle)).decode()
+        engine = ffi.string(lib.ss_server_engine(self.handle)).decode()
+        self.engine = f"native {__version__}" if engine == "native" else engine
         self.conns_max = int(lib.ss_server_conns_max(self.handle))
 
     def close(self) -> None:
@@ -486,6 +487,7 @@ class LoadStats:
         "resets",
         "timeouts",
         "refused",
+        "first_errno",
         "started_us",
         "ended_us",
         "largest_gap_us",

@@ -102,6 +102,14 @@ def parse_count(text: str) -> int:
     return number
 
 
+def parse_mtu(text: str) -> int:
+    """Bytes of the largest packet; 0 leaves it to the device."""
+    number = _whole(text, 9000)
+    if number != 0 and number < 576:
+        raise ValueError("expected an MTU from 576 to 9000, or 0 for the device's")
+    return number
+
+
 def parse_seed(text: str) -> int:
     """A whole number of 64 bits."""
     number = _whole(text, 0xFFFFFFFFFFFFFFFF)

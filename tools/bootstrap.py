@@ -6,6 +6,7 @@ reading at main.
 """
 
 import argparse
+import fcntl
 import hashlib
 import os
 import shutil
@@ -14,7 +15,8 @@ import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -197,6 +199,31 @@ def place_library(library: Path) -> None:
         run([PYTHON, ROOT / "tools" / "make_ffi.py", header, ffi])
 
 
+def make(options: argparse.Namespace) -> int:
+    LOG.unlink(missing_ok=True)
+    try:
+        install_dependencies(options.group)
+        build_native(options.preset, options.target)
+    except StepFailed as failure:
+        say(f"{failure}; the full output is in {LOG.relative_to(ROOT)}, and ends with:")
+        print("\n".join("    " + line for line in LOG.read_text().splitlines()[-12:]))
+        return 1
+    return 0
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """One at a time in a checkout: two would build into each other's files."""
+    BUILD.mkdir(exist_ok=True)
+    with (BUILD / "bootstrap.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("another one is at work in this checkout: waiting for it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--group", action="append", default=[], help="a dependency group")
@@ -211,16 +238,8 @@ def main() -> int:
         say("some packages are missing. Run this, then again:")
         print(f"    apt-get install -y {' '.join(missing)}")
         return EXIT_MISSING
-    BUILD.mkdir(exist_ok=True)
-    LOG.unlink(missing_ok=True)
-    try:
-        install_dependencies(options.group)
-        build_native(options.preset, options.target)
-    except StepFailed as failure:
-        say(f"{failure}; the full output is in {LOG.relative_to(ROOT)}, and ends with:")
-        print("\n".join("    " + line for line in LOG.read_text().splitlines()[-12:]))
-        return 1
-    return 0
+    with alone():
+        return make(options)
 
 
 if __name__ == "__main__":

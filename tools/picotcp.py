@@ -1,10 +1,11 @@
 """Builds picoTCP and our adapter into build/picotcp/, for `--engine picotcp`. Stdlib only.
 
-The source is an installed picoTCP (PICOTCP_DIR=/prefix, else pkg-config), or what the registry
-package `picotcp-sys` carries, taken with cargo and checked against the digests below. Nothing of it
-enters this tree but under build/. Start reading at main.
+picotcp.py [--output DIR]. The source is an installed picoTCP (PICOTCP_DIR=/prefix, else
+pkg-config), or what the registry package `picotcp-sys` carries, taken with cargo and checked
+against the digests below. Nothing of it enters this tree but under build/. Start reading at main.
 """
 
+import argparse
 import hashlib
 import json
 import os
@@ -18,8 +19,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "picotcp"
 ADAPTER = ROOT / "native" / "engine_picotcp" / "adapter"
-LIBRARY = BUILD / "libshardserver_picotcp.so"
-LOG = BUILD / "build.log"
+FETCHED = BUILD / "fetch"
+LIBRARY = "libshardserver_picotcp.so"
+ARCHIVE = "libpicotcp.a"
 EXIT_MISSING = 5
 
 PACKAGE = "picotcp-sys"
@@ -50,8 +52,7 @@ class Missing(Exception):
 class Origin:
     """Where picoTCP comes from, as CMake is told, and what the banner calls it."""
 
-    option: str
-    path: Path
+    options: dict[str, str]
     name: str
 
 
@@ -59,18 +60,30 @@ def say(text: str) -> None:
     print(f"picotcp: {text}", flush=True)
 
 
-def run(command: Sequence[str | Path], cwd: Path) -> None:
+def shown(path: Path) -> str:
+    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
+
+
+def run(command: Sequence[str | Path], cwd: Path, log: Path) -> None:
     """Runs a command with its output in the log; Missing with its last words when it fails."""
-    with LOG.open("a") as log:
-        log.write(f"$ {' '.join(map(str, command))}\n")
-        log.flush()
-        done = subprocess.run(list(map(str, command)), cwd=cwd, stdout=log, stderr=log)
-    if done.returncode != 0:
-        tail = "\n".join("    " + line for line in LOG.read_text().splitlines()[-12:])
+    words = [str(word) for word in command]
+    with log.open("a") as file:
+        file.write(f"$ {' '.join(words)}\n")
+        file.flush()
+        done = subprocess.run(words, cwd=cwd, stdout=file, stderr=file)
+    if done.returncode == 0:
+        return
+    text = log.read_text()
+    if "recompile with -fPIC" in text:
         raise Missing(
-            f"`{' '.join(map(str, command[:3]))}` ended with {done.returncode};"
-            f" the full output is in {LOG.relative_to(ROOT)}, and ends with:\n{tail}"
+            f"the installed {ARCHIVE} is not position-independent, so that no shared library can"
+            " hold it:\nbuild it again with -fPIC in its EXTRA_CFLAGS, or unset PICOTCP_DIR"
         )
+    tail = "\n".join("    " + line for line in text.splitlines()[-12:])
+    raise Missing(
+        f"`{' '.join(words[:3])}` ended with {done.returncode};"
+        f" the full output is in {shown(log)}, and ends with:\n{tail}"
+    )
 
 
 def tree_digest(folder: Path) -> str:
@@ -93,9 +106,10 @@ def check(package: Path) -> None:
         )
 
 
-def from_registry() -> Origin:
+def from_registry(log: Path) -> Origin:
     """The source tree of the pinned package, below build/picotcp/."""
-    source = BUILD / "fetch" / "vendor" / PACKAGE
+    folder = FETCHED
+    source = folder / "vendor" / PACKAGE
     if not source.exists():
         if shutil.which("cargo") is None:
             raise Missing(
@@ -104,22 +118,19 @@ def from_registry() -> Origin:
                 "    apt-get install -y cargo\n"
                 "or give an installed picoTCP: PICOTCP_DIR=/prefix make picotcp"
             )
-        folder = BUILD / "fetch"
         (folder / "bindgen").mkdir(parents=True, exist_ok=True)
         (folder / "Cargo.toml").write_text(MANIFEST)
         (folder / "bindgen" / "Cargo.toml").write_text(STANDIN)
         for crate in (folder, folder / "bindgen"):
             (crate / "lib.rs").touch()
         say(f"taking {PACKAGE} {VERSION} with cargo")
-        run(["cargo", "vendor", "--quiet", "vendor"], folder)
+        run(["cargo", "vendor", "--quiet", "vendor"], folder, log)
     check(source)
-    return Origin("PICOTCP_SOURCE", source / "picotcp", f"picoTCP 1.7 ({PACKAGE} {VERSION})")
+    return Origin({"PICOTCP_SOURCE": str(source / "picotcp")}, f"picoTCP 1.7 ({PACKAGE} {VERSION})")
 
 
-def is_ng(prefix: Path) -> bool:
-    headers = [prefix / "include" / name / "pico_stack.h" for name in (".", "picotcp")]
-    found = next((path for path in headers if path.exists()), None)
-    return found is not None and "pico_stack_init(struct pico_stack" in found.read_text()
+def is_ng(headers: Path) -> bool:
+    return "pico_stack_init(struct pico_stack" in (headers / "pico_stack.h").read_text()
 
 
 def pkg_config(question: str) -> str:
@@ -129,43 +140,72 @@ def pkg_config(question: str) -> str:
     return subprocess.run(asked, capture_output=True, text=True).stdout.strip()
 
 
-def find() -> Origin:
+def folder_with(name: str, *folders: Path) -> Path | None:
+    """The first of the folders, or of those called picotcp in them, that holds the file."""
+    places = [place for folder in folders for place in (folder, folder / "picotcp")]
+    return next((place for place in places if (place / name).is_file()), None)
+
+
+def installed(prefix: Path, version: str = "", asked: str = "") -> Origin:
+    """An installed picoTCP: `asked` is what stood in PICOTCP_DIR. Missing names what lacks."""
+    libraries = [prefix / "lib", *sorted((prefix / "lib").glob("*-linux-gnu*"))]
+    headers = folder_with("pico_stack.h", prefix / "include")
+    archive = folder_with(ARCHIVE, *libraries)
+    for found, what, where in (
+        (headers, "pico_stack.h", prefix / "include"),
+        (headers and folder_with("pico_defines.h", headers), "pico_defines.h", headers),
+        (archive, ARCHIVE, prefix / "lib"),  # a shared one cannot be given our clock and memory
+    ):
+        if not found:
+            raise Missing(f"{asked or prefix}: no {what} in {where}: give picoTCP's prefix")
+    assert headers and archive
+    name = f"picoTCP-NG {version}" if is_ng(headers) else f"picoTCP {version or '1.7'}"
+    place = {"PICOTCP_HEADERS": str(headers), "PICOTCP_ARCHIVE": str(archive / ARCHIVE)}
+    return Origin(place, f"{name.strip()} ({prefix})")
+
+
+def find(log: Path) -> Origin:
     """What was asked for, what is installed, else the registry's."""
     given = os.environ.get("PICOTCP_DIR", "")
-    prefix = Path(given or pkg_config("--variable=prefix") or "/nonexistent")
-    if given and not (prefix / "include").is_dir():
-        raise Missing(f"PICOTCP_DIR={given}: no include/ there: give picoTCP's prefix")
-    if not given and not (prefix / "lib" / "libpicotcp.a").exists():
-        return from_registry()  # a shared library alone cannot be given our clock and memory
-    name = "picoTCP-NG" if is_ng(prefix) else "picoTCP 1.7"
-    version = "" if given else pkg_config("--modversion")
-    return Origin("PICOTCP_DIR", prefix.resolve(), f"{name} {version}".strip() + f" ({prefix})")
+    if given:
+        return installed(Path(given).resolve(), asked=f"PICOTCP_DIR={given}")
+    prefix = pkg_config("--variable=prefix")
+    if prefix:
+        try:
+            return installed(Path(prefix), pkg_config("--modversion"))
+        except Missing as missing:
+            say(f"passing over the installed one: {missing}")
+    return from_registry(log)
 
 
 def tool(name: str) -> str:
     return shutil.which(name) or str(ROOT / ".venv" / "bin" / name)
 
 
-def build(origin: Origin) -> None:
-    cleared = {"PICOTCP_SOURCE": "", "PICOTCP_DIR": "", origin.option: str(origin.path)}
+def build(origin: Origin, output: Path, log: Path) -> None:
+    cleared = {"PICOTCP_SOURCE": "", "PICOTCP_HEADERS": "", "PICOTCP_ARCHIVE": "", **origin.options}
     options = [f"-D{key}={value}" for key, value in cleared.items()]
     options += [f"-DPICOTCP_VERSION={origin.name}", "-DCMAKE_BUILD_TYPE=Release"]
     ninja = f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}"
-    (BUILD / "CMakeCache.txt").unlink(missing_ok=True)
-    run([tool("cmake"), "-S", ADAPTER, "-B", BUILD, "-G", "Ninja", ninja, *options], ROOT)
-    run([tool("ninja"), "-C", BUILD], ROOT)
+    (output / "CMakeCache.txt").unlink(missing_ok=True)
+    run([tool("cmake"), "-S", ADAPTER, "-B", output, "-G", "Ninja", ninja, *options], ROOT, log)
+    run([tool("ninja"), "-C", output], ROOT, log)
 
 
 def main() -> int:
-    BUILD.mkdir(parents=True, exist_ok=True)
-    LOG.unlink(missing_ok=True)
+    parser = argparse.ArgumentParser(description="builds picoTCP for --engine picotcp")
+    parser.add_argument("--output", type=Path, default=BUILD, help="folder for what is built")
+    output = parser.parse_args().output.resolve()
+    output.mkdir(parents=True, exist_ok=True)
+    log = output / "build.log"
+    log.unlink(missing_ok=True)
     try:
-        origin = find()
-        build(origin)
+        origin = find(log)
+        build(origin, output, log)
     except Missing as missing:
         say(str(missing))
         return EXIT_MISSING
-    say(f"{origin.name}: {LIBRARY.relative_to(ROOT)} (GPL; opened only by --engine picotcp)")
+    say(f"{origin.name}: {shown(output / LIBRARY)} (GPL; opened only by --engine picotcp)")
     return 0
 
 

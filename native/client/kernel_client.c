@@ -80,11 +80,20 @@ static uint64_t *counter_of(struct kernel_client *client, int error)
 {
     struct ss_load_stats *stats = client->load.stats;
 
-    if (error == ECONNREFUSED) {
-        return &stats->refused;
+    if (stats->first_errno == 0) {
+        stats->first_errno = (uint64_t)error;
     }
-    return error == ETIMEDOUT || error == EHOSTUNREACH || error == ENETUNREACH ? &stats->timeouts
-                                                                               : &stats->resets;
+    switch (error) {
+    case ETIMEDOUT:
+    case EHOSTUNREACH:
+    case ENETUNREACH:
+        return &stats->timeouts;
+    case ECONNRESET:
+    case EPIPE:
+        return &stats->resets;
+    default:
+        return &stats->refused; /* by the peer, or by this host */
+    }
 }
 
 static int bind_source(const struct kernel_client *client, int fd, uint32_t index)
@@ -110,12 +119,13 @@ static void connect_next(struct kernel_client *client)
                                  .sin_port = htons((uint16_t)options->tcp_port),
                                  .sin_addr.s_addr = htonl(options->ip)};
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    int error = fd < 0 ? errno : -bind_source(client, fd, index);
     int one = 1;
 
     client->fds[index] = fd;
     load_begun(&client->load, index, load_clock_ns() / 1000);
-    if (fd < 0 || bind_source(client, fd, index) != 0) {
-        hang_up(client, index, &client->load.stats->refused);
+    if (error != 0) {
+        hang_up(client, index, counter_of(client, error));
         return;
     }
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));

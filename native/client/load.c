@@ -256,6 +256,7 @@ void ss_load_merge(struct ss_load_stats *into, const struct ss_load_stats *from)
     into->resets += from->resets;
     into->timeouts += from->timeouts;
     into->refused += from->refused;
+    into->first_errno = into->first_errno ? into->first_errno : from->first_errno;
     if (from->started_us && (into->started_us == 0 || from->started_us < into->started_us)) {
         into->started_us = from->started_us;
     }

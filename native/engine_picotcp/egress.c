@@ -13,6 +13,7 @@
 
 enum {
     FIN_AGAIN_US = 200000,
+    ICMP_ECHO_REPLY = 0,
 };
 
 /* The connection of a segment that leaves; NONE: it is of one that has ended. */
@@ -126,29 +127,50 @@ static bool restore(struct picotcp *engine, uint8_t *buf, uint32_t len)
     return true;
 }
 
+/*
+ * Whether the frame may leave; its copy in the slot is made right. An installed picoTCP may have
+ * been built with more than we use (IGMP, IPv6), and announces itself by it.
+ */
+static bool pass(struct picotcp *engine, const uint8_t *frame, uint8_t *buf, uint32_t len)
+{
+    uint16_t type;
+
+    memcpy(&type, frame + 2 * ETH_ALEN_BYTES, sizeof(type));
+    if (type == htons(ETHERTYPE_ARP)) {
+        picotcp_arp_asked(engine, frame, len);
+        return true;
+    }
+    if (type != htons(ETHERTYPE_IPV4) || len <= ETH_HDR_LEN + IPV4_HDR_LEN) {
+        return false;
+    }
+    switch (frame[ETH_HDR_LEN + offsetof(struct wire_ipv4, protocol)]) {
+    case PROTO_TCP:
+        return restore(engine, buf, len);
+    case PROTO_ICMP:
+        return frame[ETH_HDR_LEN + IPV4_HDR_LEN] == ICMP_ECHO_REPLY;
+    default:
+        return false;
+    }
+}
+
 int32_t picotcp_send(void *host, const uint8_t *frame, uint32_t len)
 {
     struct picotcp *engine = host;
     struct stack *stack = engine->stack;
     uint8_t *buf = tx_reserve(stack);
-    uint16_t type;
 
     if (!buf) {
         return 0;
     }
     engine->sent++;
-    if (len < ETH_HDR_LEN || len > (uint32_t)stack->config->mtu + ETH_HDR_LEN) {
-        return 1;
+    if (len >= ETH_HDR_LEN && len <= (uint32_t)stack->config->mtu + ETH_HDR_LEN) {
+        memcpy(buf, frame, len);
+        if (pass(engine, frame, buf, len)) {
+            tx_push(stack, len);
+            return 1;
+        }
     }
-    memcpy(buf, frame, len);
-    memcpy(&type, buf + 2 * ETH_ALEN_BYTES, sizeof(type));
-    if (type == htons(ETHERTYPE_ARP)) {
-        picotcp_arp_asked(engine, frame, len);
-    } else if (frame[ETH_HDR_LEN + offsetof(struct wire_ipv4, protocol)] == PROTO_TCP &&
-               !restore(engine, buf, len)) {
-        return 1;
-    }
-    tx_push(stack, len);
+    stats_add(stack->stats, COUNTER_egress_refused, 1);
     return 1;
 }
 
@@ -172,6 +194,24 @@ void picotcp_ack(struct picotcp *engine, uint32_t conn)
 {
     if (reply_of(engine, conn, TCP_ACK, engine->conns[conn].snd_max)) {
         stats_add(engine->stack->stats, COUNTER_challenge_acks, 1);
+    }
+}
+
+/*
+ * picoTCP tells of room only when its window was closed entirely: a peer that was left a few bytes
+ * would wait for its persist timer. All has been read, so its whole buffer is free again.
+ */
+void picotcp_open_window(struct picotcp *engine, uint32_t conn)
+{
+    struct picotcp_conn *own = &engine->conns[conn];
+    uint16_t was = own->window;
+
+    if (was >= PICOTCP_BUFFER / 2 || engine->stack->hot[conn].state == CONN_SYN_RCVD) {
+        return;
+    }
+    own->window = PICOTCP_BUFFER;
+    if (!reply_of(engine, conn, TCP_ACK, own->snd_max)) {
+        own->window = was;
     }
 }
 

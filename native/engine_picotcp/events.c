@@ -107,6 +107,9 @@ void picotcp_pull(struct picotcp *engine, uint32_t conn)
     while (pull_once(engine, conn) > 0) {
         stack_commit(stack);
     }
+    if (!(own->flags & (OWN_UNREAD | OWN_PEER_DONE))) {
+        picotcp_open_window(engine, conn);
+    }
     if ((own->flags & (OWN_UNREAD | OWN_PEER_DONE)) == OWN_PEER_DONE) {
         end_of_stream(stack, conn);
     }

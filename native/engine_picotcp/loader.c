@@ -30,8 +30,7 @@ static void own_folder(char *folder, size_t size)
     }
 }
 
-/* The library's path; false: it is nowhere. */
-static bool locate(char *path, size_t size)
+bool picotcp_library_find(char *path, size_t size)
 {
     const char *given = getenv("SHARDSERVER_PICOTCP");
     char folder[PATH_MAX];
@@ -88,7 +87,7 @@ int picotcp_library_open(struct picotcp_library *library, char *error, unsigned 
     void *symbol;
 
     *library = (struct picotcp_library){.fd = -1};
-    if (!locate(path, sizeof(path))) {
+    if (!picotcp_library_find(path, sizeof(path))) {
         return refuse(error, size, path, "is not built");
     }
     library->fd = copy_of(path);
@@ -99,9 +98,10 @@ int picotcp_library_open(struct picotcp_library *library, char *error, unsigned 
     library->handle = dlopen(copy, RTLD_NOW | RTLD_LOCAL);
     if (!library->handle) {
         const char *cause = dlerror();
+        const char *colon = cause ? strstr(cause, ": ") : NULL; /* after the copy's own name */
 
         picotcp_library_close(library);
-        return refuse(error, size, path, cause ? cause : "cannot be loaded");
+        return refuse(error, size, path, colon ? colon + 2 : "cannot be loaded");
     }
     symbol = dlsym(library->handle, "shardserver_picotcp");
     memcpy(&entry, &symbol, sizeof(entry)); /* ISO C has no cast for it */

@@ -97,6 +97,8 @@ void picotcp_arp_asked(struct picotcp *engine, const uint8_t *frame, uint32_t le
 
 /* egress.c: the way of a frame from picoTCP to a TX slot (struct picotcp_setup.send). */
 int32_t picotcp_send(void *host, const uint8_t *frame, uint32_t len);
+/* Tells the peer of room, once all has been read, if it last saw little. */
+void picotcp_open_window(struct picotcp *engine, uint32_t conn);
 /* Sends the FIN again that was not acknowledged. */
 void picotcp_fin_again(struct picotcp *engine, uint32_t conn);
 /* What picoTCP would say: an ACK of all that it has. */

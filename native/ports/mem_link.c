@@ -336,7 +336,7 @@ static struct mem_attachment *attachment_new(void)
 
 static void explain(char *error, const char *name, int code)
 {
-    const char *why = "the owner's answer could not be used";
+    const char *why = NULL;
 
     if (code == -ECONNREFUSED || code == -ENOENT) {
         why = "no such device here: start a server with --device mem:NAME first";
@@ -347,7 +347,12 @@ static void explain(char *error, const char *name, int code)
     } else if (code == -EAGAIN) {
         why = "its owner does not answer";
     }
-    snprintf(error, PORT_ERROR_MAX, "mem:%s: %s (errno %d)", name, why, -code);
+    if (why) {
+        snprintf(error, PORT_ERROR_MAX, "mem:%s: %s", name, why);
+    } else {
+        snprintf(error, PORT_ERROR_MAX, "mem:%s: its owner's answer could not be used: %s", name,
+                 strerror(-code));
+    }
 }
 
 static int attach_once(struct mem_attachment *attachment, const char *name)

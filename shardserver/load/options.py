@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ipaddress
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from shardserver import values
@@ -119,19 +120,35 @@ def _checked(request: LoadRequest) -> LoadRequest:
             raise UsageError(f"{option} {value}: must be {low} to {high}", "see load -h")
     if request.duration_us < 1000:
         raise UsageError("--duration: at least 1ms", "give a time such as 10s")
+    if request.timeout_us < 1000:
+        raise UsageError("--timeout: at least 1ms", "give a time such as 10s")
     return request
+
+
+def _value(option: str, text: str, parse: Callable[[str], int]) -> int:
+    try:
+        return parse(text)
+    except ValueError as wrong:
+        raise UsageError(f'{option} "{text}": {wrong}', "see load -h") from None
+
+
+def _check_kind(args: argparse.Namespace, device: str) -> None:
+    """What would be passed over in silence is refused."""
+    for option, value in (("--faults", args.faults), ("--ip", args.ip)):
+        if value and not device:
+            raise UsageError(
+                f"{option} {value}: only with a mem: target", f"the target is {args.target}"
+            )
 
 
 def from_arguments(args: argparse.Namespace) -> LoadRequest:
     """The request of a parsed command line; UsageError for what cannot be."""
     device, ip, tcp_port = parse_target(args.target, args.ip)
     source_ip, source_n = parse_source(args.source)
-    try:
-        duration_us = values.parse_duration_us(args.duration)
-        timeout_us = values.parse_duration_us(args.timeout)
-        size = values.parse_size(args.size)
-    except ValueError as wrong:
-        raise UsageError(str(wrong), "times like 10s or 500ms, sizes like 64 or 4k") from None
+    duration_us = _value("--duration", args.duration, values.parse_duration_us)
+    timeout_us = _value("--timeout", args.timeout, values.parse_duration_us)
+    size = _value("--size", args.size, values.parse_size)
+    _check_kind(args, device)
     return _checked(
         LoadRequest(
             device=device,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from collections.abc import Mapping
 from typing import Any
 
 from shardserver.load.runner import Outcome
@@ -34,6 +37,12 @@ def balance(rows: list[dict[str, int]]) -> float | None:
     return round(max(row["rx_frames"] for row in rows) * len(rows) / total, 3)
 
 
+def _first_error(counters: Mapping[str, int]) -> str:
+    """Why a first connection failed, as the kernel says; "" where it was not asked."""
+    code = counters["first_errno"]
+    return f"{os.strerror(code)} ({errno.errorcode.get(code, code)})" if code else ""
+
+
 def build(outcome: Outcome) -> dict[str, Any]:
     """The document of `load --json`, schema 1."""
     counters = outcome.counters
@@ -49,6 +58,7 @@ def build(outcome: Outcome) -> dict[str, Any]:
         "errors": {
             name: counters[name] for name in ("mismatched_bytes", "resets", "timeouts", "refused")
         },
+        "first_error": _first_error(counters),
         "rate": {
             "messages_per_s": round(counters["messages"] / seconds, 1) if seconds else 0.0,
             "bytes_per_s": round(counters["bytes"] / seconds, 1) if seconds else 0.0,
@@ -110,8 +120,15 @@ def progress_line(total: dict[str, int], seconds: float) -> str:
 def render(document: dict[str, Any]) -> str:
     """The report for people; the last two lines are easy to grep."""
     errors = "  ".join(f"{name} {count}" for name, count in document["errors"].items())
-    lines = _shard_table(document) + _ladder(document)
-    lines += ["", f"  errors   {errors}", ""]
+    lines = _shard_table(document)
+    lines += _ladder(document) if document["messages"] else []
+    lines += ["", f"  errors   {errors}"]
+    if document["first_error"]:
+        lines.append(f"  the first: {document['first_error']}")
+    elif not document["messages"]:
+        answers = "is no echo service" if document["connections"] else "does not answer"
+        lines.append(f"  {document['target']} {answers}")
+    lines.append("")
     exact = "100 % byte-exact" if succeeded(document) else "NOT byte-exact or not complete"
     lines.append(
         f"{document['messages']:,} messages, {document['connections']:,} connections, {exact}"

@@ -55,6 +55,16 @@ class Interface:
 
 
 @dataclass(frozen=True)
+class Engine:
+    """A TCP/IP stack: `version` is empty where it cannot be had, and `why` then says why."""
+
+    name: str
+    version: str = ""
+    path: str = ""  # of a library of its own
+    why: str = ""
+
+
+@dataclass(frozen=True)
 class Facts:
     """All that is judged."""
 
@@ -63,6 +73,7 @@ class Facts:
     python: str = ""
     executable: str = "python3"
     library: str = ""
+    engines: tuple[Engine, ...] = ()
     cpus: dict[int, int] = field(default_factory=dict)  # CPUs allowed → their NUMA node
     interface: Interface | None = None
 
@@ -89,6 +100,19 @@ def best_after(facts: Facts) -> str:
 
 def _python(facts: Facts) -> Finding:
     return ok("python", f"Python {facts.python} · {facts.library}")
+
+
+def _engine(engine: Engine) -> str:
+    if engine.version:
+        return f"{engine.name}: {engine.version}{f', {engine.path}' if engine.path else ''}"
+    return f"{engine.name}: {engine.why if engine.path else 'not built (make picotcp)'}"
+
+
+def _engines(facts: Facts) -> Finding:
+    text = " · ".join(map(_engine, facts.engines))
+    if any(engine.path and not engine.version for engine in facts.engines):
+        return warn("engines", text, "make picotcp")
+    return ok("engines", text)
 
 
 def _kernel(facts: Facts) -> Finding:
@@ -340,7 +364,7 @@ def _numa(facts: Facts, its: Interface) -> Finding:
 
 
 _MACHINE: tuple[Callable[[Facts], Finding], ...] = (
-    _python, _kernel, _netmap, _capabilities, _user_namespace, _memlock, _huge_pages,
+    _python, _engines, _kernel, _netmap, _capabilities, _user_namespace, _memlock, _huge_pages,
 )  # fmt: skip
 _INTERFACE: tuple[Callable[[Facts, Interface], Finding], ...] = (
     _left, _link, _driver, _backend, _xdp, _route, _queues, _rings, _rss, _offloads, _mtu,

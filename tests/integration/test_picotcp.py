@@ -22,7 +22,11 @@ LIBRARY = Path(
 )
 SERVER = ("--device", f"mem:p{os.getpid()}", "--engine", "picotcp")
 TARGET = f"mem:p{os.getpid()}"
-SERVICES = ("--service", "discard:9", "--service", "daytime:13", "--service", "http:80")
+SERVICES = tuple(
+    word
+    for service in ("discard:9", "daytime:13", "chargen:19", "http:80")
+    for word in ("--service", service)
+)
 CHURN_S = float(os.environ.get("SHARDSERVER_CHURN_S", "60"))
 
 needs_library = pytest.mark.skipif(
@@ -65,6 +69,38 @@ def test_without_the_library_one_line_says_what_to_do() -> None:
     assert "Traceback" not in done.stderr
 
 
+def engines(**environment: str) -> str:
+    done = subprocess.run(
+        [*running.COMMAND, "doctor", "--json"],
+        cwd=running.ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    found = json.loads(done.stdout)["findings"]
+    (text,) = (each["text"] for each in found if each["topic"] == "engines")
+    return str(text)
+
+
+def test_doctor_says_that_it_is_not_built() -> None:
+    text = engines(SHARDSERVER_PICOTCP="/nonexistent/picotcp.so")
+    assert text.startswith("native: shardserver ")
+    assert text.endswith("· picotcp: not built (make picotcp)")
+
+
+def test_doctor_says_why_a_library_is_of_no_use(tmp_path: Path) -> None:
+    (tmp_path / "p.so").write_bytes(b"no library")
+    text = engines(SHARDSERVER_PICOTCP=str(tmp_path / "p.so"))
+    assert f"picotcp: {tmp_path}/p.so " in text
+
+
+@needs_library
+def test_doctor_names_engine_version_and_place() -> None:
+    assert f"picotcp: picoTCP 1.7 (picotcp-sys 0.2.1), {LIBRARY}" in engines()
+
+
 @needs_library
 def test_more_connections_than_it_carries_are_not_promised() -> None:
     done = subprocess.run(
@@ -89,6 +125,23 @@ def test_what_is_not_needed_is_not_compiled_in() -> None:
     parsers = (b"pico_dns_client", b"pico_dns_decompress", b"pico_mdns_", b"pico_ipv6_process_in",
                b"pico_icmp6_", b"pico_dhcp_", b"pico_ppp_", b"pico_udp_recv")  # fmt: skip
     assert [name for name in parsers if name in library] == []
+
+
+@needs_library
+def test_the_conformance_report_holds_what_the_documents_say() -> None:
+    """A report, not a gate; but what passed once goes on passing."""
+    program = running.ROOT / "build" / "release" / "test_tcp"
+    if not program.exists():
+        pytest.skip("the C tests are not built: make test")
+    script = running.ROOT / "bench" / "conformance.py"
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    printed = done.stdout.splitlines()
+    readme = (running.ROOT / "native" / "engine_picotcp" / "README.md").read_text().splitlines()
+    held = [line for line in readme if line.endswith("| yes | yes |  |")]
+    assert len(held) >= 11
+    assert [line for line in held if line not in printed] == []
+    assert all("| not run |" not in line for line in printed)
 
 
 @needs_library
@@ -228,6 +281,19 @@ def test_load_with_changing_queues_is_exact() -> None:
 
 @over_veth
 @needs_library
+def test_a_sender_is_told_of_room_before_its_persist_timer() -> None:
+    """picoTCP by itself: 0.7 MB/s to a service that answers nothing."""
+    send = "dd if=/dev/zero bs=64k count=250 2>&1 | nc -N -w 5 {} 9"
+    with netns.wire() as wire, server_on(wire, 2) as server:
+        started = time.monotonic()
+        netns.run_in_client(wire, ["sh", "-c", send.format(wire.service)])
+        took_s = time.monotonic() - started
+        assert took_s < 10, f"16 MB took {took_s:.1f} s"
+        assert running.books_agree(server.stats())
+
+
+@over_veth
+@needs_library
 def test_netcat_and_curl_are_served() -> None:
     text = b"".join(b"line %d of a conversation\n" % i for i in range(2000))
 
@@ -240,6 +306,12 @@ def test_netcat_and_curl_are_served() -> None:
         assert ask(wire, 7, text) == text
         assert ask(wire, 9, text) == b""
         assert b"UTC" in ask(wire, 13, b"")
+        take = f"nc -w 5 {wire.service} 19 < /dev/null | head -c 74000"
+        lines = netns.run_in_client(wire, ["sh", "-c", take]).splitlines()
+        ring = "".join(map(chr, range(32, 127)))  # RFC 864
+        assert len(lines) == 1000
+        assert [line for line in lines if line not in ring * 2] == []
+        assert len(set(lines)) == len(ring)
         page = netns.run_in_client(wire, ["curl", "-s", f"http://{wire.service}/"])
         assert page == "Hello, shard.\n"
         pinged = netns.run_in_client(wire, ["ping", "-c", "2", "-i", "0.2", wire.service])

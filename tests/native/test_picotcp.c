@@ -217,6 +217,39 @@ static void every_instance_gets_every_arp_frame(void)
     sim_close(&sim);
 }
 
+static uint64_t too_much(void)
+{
+    return (uint64_t)PICOTCP_MEMORY_MAX + 1;
+}
+
+static void no_connection_beyond_its_memory(void)
+{
+    struct picotcp_api api;
+    struct picotcp *engine;
+    struct sim sim;
+
+    if (skipped()) {
+        return;
+    }
+    sim_open(&sim, &(struct sim_options){.shards = 1, .clients = 1, .conns = 64, .seed = 1});
+    connect_all(&sim, 4, 1000, 1000);
+    sim_run(&sim, 3000000);
+    engine = picotcp_of(&sim.worker[0].stack);
+    CHECK_EQ(sim.worker[0].stack.stats->counter[COUNTER_conns_accepted], 4);
+    api = *engine->api;
+    api.memory = too_much;
+    engine->api = &api;
+    sim_connect(&sim, 0, 5000, 7);
+    sim_run(&sim, 3000000);
+    CHECK_EQ(sim.worker[0].stack.stats->counter[COUNTER_conns_accepted], 4);
+    CHECK(sim.worker[0].stack.stats->verdict[VERDICT_tcp_table_full] > 0);
+    engine->api = engine->library.api; /* the SYN comes again, and is taken */
+    sim_run(&sim, 8000000);
+    CHECK_EQ(sim.worker[0].stack.stats->counter[COUNTER_conns_accepted], 5);
+    sim_check_laws(&sim);
+    sim_close(&sim);
+}
+
 int main(int argc, char **argv)
 {
     static const struct check_case cases[] = {
@@ -227,6 +260,7 @@ int main(int argc, char **argv)
         {"a dead worker loses its own connections only",
          a_dead_worker_loses_its_own_connections_only},
         {"every instance gets every ARP frame", every_instance_gets_every_arp_frame},
+        {"no connection beyond its memory", no_connection_beyond_its_memory},
     };
     struct picotcp_library library;
     char why[256];

@@ -11,16 +11,20 @@
 #include "check.h"
 #include "engine_picotcp/picotcp.h"
 #include "peer.h"
+#include "stack/tx.h"
 
 static struct peer peer;
 static bool available;
 
-static bool skipped(void)
+/* A shard with picoTCP, and a peer. */
+static bool opened(void)
 {
-    if (!available) {
+    if (available) {
+        peer_open(&peer);
+    } else {
         check_skip("no picoTCP here: make picotcp");
     }
-    return !available;
+    return available;
 }
 
 static uint64_t verdicts(enum verdict verdict)
@@ -69,10 +73,9 @@ static void cve_2020_24337_an_option_of_length_zero_is_dropped(void)
     static const uint8_t beyond[] = {1, 1, 8, 10};
     static const uint8_t wrong_size[] = {2, 3, 5, 1};
 
-    if (skipped()) {
+    if (!opened()) {
         return;
     }
-    peer_open(&peer);
     refused_syn(zero, 4, VERDICT_tcp_bad_header);
     refused_syn(one, 4, VERDICT_tcp_bad_header);
     refused_syn(beyond, 4, VERDICT_tcp_bad_header);
@@ -97,34 +100,40 @@ static void cve_2023_35847_a_segment_size_of_zero_is_refused(void)
     static const uint8_t zero[] = {2, 4, 0, 0};
     static const uint8_t tiny[] = {2, 4, 0, 63};
 
-    if (skipped()) {
+    if (!opened()) {
         return;
     }
-    peer_open(&peer);
     refused_syn(zero, 4, VERDICT_filter_mss);
     refused_syn(tiny, 4, VERDICT_filter_mss);
     still_serves();
 }
 
-/* A raw frame to the shard, its IPv4 checksum made right. */
-static void put_ip(uint8_t *frame, uint32_t len)
+/* A raw frame to the shard. */
+static void put_frame(uint8_t *frame, uint16_t type, uint32_t len)
 {
     struct nm_ring *ring = peer.port->tx;
-    uint16_t check;
 
     memcpy(frame, mem_attachment_mac(peer.attachment, true), 6);
     memcpy(frame + 6, mem_attachment_mac(peer.attachment, false), 6);
-    frame[12] = 0x08;
-    frame[13] = 0;
-    memset(frame + ETH_HDR_LEN + 10, 0, 2);
-    check = csum_fold(csum_add(frame + ETH_HDR_LEN, (size_t)(frame[ETH_HDR_LEN] & 15) * 4, 0));
-    memcpy(frame + ETH_HDR_LEN + 10, &check, 2);
+    frame[12] = (uint8_t)(type >> 8);
+    frame[13] = (uint8_t)type;
     memcpy(nm_ring_buf(ring, ring->head), frame, len);
     ring->slot[ring->head].len = (uint16_t)len;
     ring->slot[ring->head].flags = 0;
     nm_ring_give(ring, nm_ring_next(ring, ring->head));
     peer.port->ops->tx_sync(peer.port, peer.sim.now_us);
     peer_run(&peer, 200);
+}
+
+/* The same with IPv4, its checksum made right. */
+static void put_ip(uint8_t *frame, uint32_t len)
+{
+    uint16_t check;
+
+    memset(frame + ETH_HDR_LEN + 10, 0, 2);
+    check = csum_fold(csum_add(frame + ETH_HDR_LEN, (size_t)(frame[ETH_HDR_LEN] & 15) * 4, 0));
+    memcpy(frame + ETH_HDR_LEN + 10, &check, 2);
+    put_frame(frame, 0x0800, len);
 }
 
 /* An IPv4 header from the peer, for `len` bytes that follow it. */
@@ -147,10 +156,9 @@ static void cve_2020_24341_a_header_longer_than_its_segment_is_dropped(void)
     uint8_t frame[256];
     uint8_t *l4;
 
-    if (skipped()) {
+    if (!opened()) {
         return;
     }
-    peer_open(&peer);
     l4 = begin_ip(frame, PROTO_TCP, 20);
     l4[3] = 7;
     l4[12] = 15 << 4; /* 60 bytes of header in 20 */
@@ -171,10 +179,9 @@ static void cve_2021_33304_no_fragment_reaches_it(void)
 {
     uint8_t frame[256];
 
-    if (skipped()) {
+    if (!opened()) {
         return;
     }
-    peer_open(&peer);
     for (uint8_t i = 0; i < 3; i++) {
         begin_ip(frame, i == 2 ? PROTO_TCP : PROTO_ICMP, 64);
         frame[ETH_HDR_LEN + 6] = i == 0 ? 0x20 : 0; /* first with more, then a last one */
@@ -189,15 +196,78 @@ static void cve_2021_33304_no_fragment_reaches_it(void)
     still_serves();
 }
 
+static uint64_t fed(void)
+{
+    const struct picotcp *engine = peer.sim.worker[0].stack.engine_state;
+
+    return engine->fed;
+}
+
+/* An installed picoTCP may have its DNS, mDNS and IPv6: nothing of theirs may reach it. */
+static void cve_2020_24338_no_name_reaches_it(void)
+{
+    static const uint16_t ports[] = {53, 5353};
+    uint8_t frame[256];
+    uint64_t before;
+    uint8_t *l4;
+
+    if (!opened()) {
+        return;
+    }
+    before = fed();
+    for (uint32_t i = 0; i < 2; i++) {
+        l4 = begin_ip(frame, 17, 64);
+        l4[0] = l4[2] = (uint8_t)(ports[i] >> 8);
+        l4[1] = l4[3] = (uint8_t)ports[i];
+        l4[5] = 64;
+        l4[10] = 0x81; /* an answer, */
+        l4[15] = 200;  /* more records than there are bytes, */
+        l4[20] = 0xc0; /* and a name that points to itself */
+        l4[21] = 12;
+        put_ip(frame, 98);
+    }
+    CHECK_EQ(verdicts(VERDICT_ip_protocol), 2);
+    CHECK_EQ(fed(), before);
+    peer_silent(&peer);
+    still_serves();
+}
+
+static void cve_2020_17441_no_ipv6_reaches_it(void)
+{
+    static const uint8_t next_headers[] = {58, 0, 60,
+                                           44}; /* ICMPv6, hop by hop, options, fragment */
+    uint8_t frame[256];
+    uint64_t before;
+
+    if (!opened()) {
+        return;
+    }
+    before = fed();
+    for (uint32_t i = 0; i < sizeof(next_headers); i++) {
+        memset(frame, 0, sizeof(frame));
+        frame[ETH_HDR_LEN] = 0x60;
+        frame[ETH_HDR_LEN + 4] = 0xff; /* a payload longer than the frame */
+        frame[ETH_HDR_LEN + 6] = next_headers[i];
+        frame[ETH_HDR_LEN + 7] = 64;
+        memset(frame + ETH_HDR_LEN + 8, 0xfe, 32);
+        frame[ETH_HDR_LEN + 40] = i == 0 ? 128 : 59;
+        frame[ETH_HDR_LEN + 41] = 0xff; /* an extension header longer than the packet */
+        put_frame(frame, 0x86dd, 98);
+    }
+    CHECK_EQ(verdicts(VERDICT_eth_type), sizeof(next_headers));
+    CHECK_EQ(fed(), before);
+    peer_silent(&peer);
+    still_serves();
+}
+
 static void impossible_flags_are_dropped(void)
 {
     static const uint8_t impossible[] = {0,       TCP_FIN, TCP_SYN | TCP_FIN, TCP_SYN | TCP_RST,
                                          TCP_PSH, 0xff};
 
-    if (skipped()) {
+    if (!opened()) {
         return;
     }
-    peer_open(&peer);
     peer.tcp_port = 7;
     for (uint32_t i = 0; i < sizeof(impossible); i++) {
         send_flags(impossible[i], 0, 0);
@@ -209,10 +279,9 @@ static void impossible_flags_are_dropped(void)
 
 static void congestion_and_urgent_bits_do_not_reset(void)
 {
-    if (skipped()) {
+    if (!opened()) {
         return;
     }
-    peer_open(&peer);
     peer.tcp_port = 7;
     peer.iss = 1000000;
     send_flags(TCP_SYN | 0xc0, 0, 0);
@@ -233,10 +302,9 @@ static void congestion_and_urgent_bits_do_not_reset(void)
 
 static void only_the_exact_reset_ends_a_connection(void)
 {
-    if (skipped()) {
+    if (!opened()) {
         return;
     }
-    peer_open(&peer);
     peer_connect(&peer, 7);
     peer_flush(&peer);
     send_flags(TCP_RST, 100, 0);
@@ -255,10 +323,9 @@ static void icmp_errors_and_floods_stay_outside(void)
     uint8_t frame[256];
     uint16_t check;
 
-    if (skipped()) {
+    if (!opened()) {
         return;
     }
-    peer_open(&peer);
     for (uint32_t i = 0; i < 2; i++) {
         uint8_t *l4 = begin_ip(frame, PROTO_ICMP, 64);
 
@@ -276,14 +343,52 @@ static void icmp_errors_and_floods_stay_outside(void)
     still_serves();
 }
 
+static void send_as_picotcp(uint8_t type, uint8_t protocol, uint32_t len)
+{
+    struct stack *stack = &peer.sim.worker[0].stack;
+    uint8_t frame[128] = {0};
+
+    begin_ip(frame, protocol, 40);
+    frame[12] = type;
+    frame[13] = type == 0x86 ? 0xdd : 0;
+    tx_begin(stack);
+    CHECK_EQ(picotcp_send(stack->engine_state, frame, len), 1);
+    tx_publish(stack);
+}
+
+static void only_what_we_serve_leaves(void)
+{
+    const uint64_t *refused;
+    uint64_t before; /* one with IGMP has announced itself */
+    uint64_t sent;
+
+    if (!opened()) {
+        return;
+    }
+    refused = &peer.sim.worker[0].stack.stats->counter[COUNTER_egress_refused];
+    peer_connect(&peer, 7);
+    send_flags(TCP_RST, 1, 0);
+    before = *refused;
+    CHECK(before <= 1);
+    sent = peer.sim.worker[0].stack.port->counters->tx_frames;
+    send_as_picotcp(0x86, PROTO_TCP, 94); /* IPv6 */
+    send_as_picotcp(0x08, 2, 54);         /* IGMP */
+    send_as_picotcp(0x08, 17, 74);        /* UDP */
+    send_as_picotcp(0x08, PROTO_TCP, 74); /* of no connection */
+    send_as_picotcp(0x08, PROTO_TCP, 34); /* no header */
+    send_as_picotcp(0x08, PROTO_TCP, 10);
+    CHECK_EQ(*refused, before + 6);
+    CHECK_EQ(peer.sim.worker[0].stack.port->counters->tx_frames, sent);
+    still_serves();
+}
+
 static void a_flood_of_syns_fills_the_backlog_and_no_more(void)
 {
     static const uint8_t mss[] = {2, 4, 5, 0xb4};
 
-    if (skipped()) {
+    if (!opened()) { /* 64 connections at most */
         return;
     }
-    peer_open(&peer); /* 64 connections at most */
     peer.tcp_port = 7;
     for (uint32_t i = 0; i < 200; i++) {
         peer.local_port++;
@@ -302,10 +407,9 @@ static void cve_2020_27635_initial_numbers_are_drawn(void)
     uint32_t last = 0;
     uint32_t near = 0;
 
-    if (skipped()) {
+    if (!opened()) {
         return;
     }
-    peer_open(&peer);
     for (uint32_t i = 0; i < 40; i++) {
         peer_connect(&peer, 7);
         near += peer.irs - last < (1u << 20) || last - peer.irs < (1u << 20);
@@ -321,10 +425,9 @@ static void services_keep_their_manners(void)
 {
     uint32_t bytes = 0;
 
-    if (skipped()) {
+    if (!opened()) {
         return;
     }
-    peer_open(&peer);
     peer_connect(&peer, 13); /* daytime: a line, then its FIN */
     peer_run(&peer, 5000);
     send_flags(TCP_ACK, 1, 1u + peer.answers[peer.answers_n - 1].len); /* FINs when it has all */
@@ -359,10 +462,9 @@ static void a_closed_window_is_probed_until_it_opens(void)
 {
     uint32_t probes = 0;
 
-    if (skipped()) {
+    if (!opened()) {
         return;
     }
-    peer_open(&peer);
     peer_connect(&peer, 7);
     peer_flush(&peer);
     peer_send(&peer,
@@ -425,10 +527,9 @@ static void twenty_thousand_wild_segments_do_no_harm(void)
     uint64_t state = 2026;
     struct stack *stack = &peer.sim.worker[0].stack;
 
-    if (skipped()) {
+    if (!opened()) {
         return;
     }
-    peer_open(&peer);
     for (uint32_t round = 0; round < 20; round++) {
         peer_connect(&peer, round % 2 ? 7 : 80);
         peer_flush(&peer);
@@ -459,16 +560,23 @@ int main(int argc, char **argv)
     static const struct check_case cases[] = {
         {"CVE-2020-24337: an option of length zero is dropped",
          cve_2020_24337_an_option_of_length_zero_is_dropped},
-        {"CVE-2020-24341, 2023-35846, 2023-35849: a header longer than its segment is dropped",
+        {"CVE-2020-24341, CVE-2023-35846, CVE-2023-35849: a header longer than its segment is "
+         "dropped",
          cve_2020_24341_a_header_longer_than_its_segment_is_dropped},
         {"CVE-2020-27635: initial numbers are drawn", cve_2020_27635_initial_numbers_are_drawn},
         {"CVE-2021-33304: no fragment reaches it", cve_2021_33304_no_fragment_reaches_it},
-        {"CVE-2023-35847, 35848: a segment size of zero is refused",
+        {"CVE-2023-35847, CVE-2023-35848: a segment size of zero is refused",
          cve_2023_35847_a_segment_size_of_zero_is_refused},
+        {"CVE-2020-24338, CVE-2020-24339, CVE-2020-24340, CVE-2017-1000210: no name reaches it",
+         cve_2020_24338_no_name_reaches_it},
+        {"CVE-2020-17441, CVE-2020-17442, CVE-2020-17443, CVE-2020-17444, CVE-2020-17445: no IPv6 "
+         "reaches it",
+         cve_2020_17441_no_ipv6_reaches_it},
         {"impossible flags are dropped", impossible_flags_are_dropped},
         {"congestion and urgent bits do not reset", congestion_and_urgent_bits_do_not_reset},
         {"only the exact reset ends a connection", only_the_exact_reset_ends_a_connection},
         {"ICMP errors and floods stay outside", icmp_errors_and_floods_stay_outside},
+        {"only what we serve leaves", only_what_we_serve_leaves},
         {"a flood of SYNs fills the backlog and no more",
          a_flood_of_syns_fills_the_backlog_and_no_more},
         {"twenty thousand wild segments do no harm", twenty_thousand_wild_segments_do_no_harm},

@@ -204,6 +204,23 @@ static void a_port_that_nobody_serves_answers_rst(void)
     peer_close(&peer);
 }
 
+static void a_listener_answers_nothing_without_syn_ack_or_rst(void)
+{
+    static const uint8_t nothing[] = {0, TCP_FIN, TCP_PSH, TCP_FIN | TCP_PSH | TCP_URG};
+
+    peer_open(&peer);
+    peer.irs = 0;
+    for (uint32_t i = 0; i < sizeof(nothing); i++) {
+        peer.tcp_port = 7;
+        peer_send(&peer, &(struct send){.seq = 1, .flags = nothing[i], .window = 65535});
+        peer_silent(&peer);
+    }
+    peer.tcp_port = 9999; /* nobody listens: RFC 9293 section 3.10.7.1 */
+    peer_send(&peer, &(struct send){.seq = 1, .flags = TCP_FIN, .window = 65535});
+    CHECK(peer_next(&peer) != NULL);
+    peer_close(&peer);
+}
+
 static void data_for_no_connection_answers_rst(void)
 {
     peer_open(&peer);
@@ -472,6 +489,8 @@ int main(int argc, char **argv)
          test_must_11_a_rst_in_syn_rcvd_goes_back_to_listen},
         {"MUST-10: simultaneous open", test_must_10_simultaneous_open},
         {"a port that nobody serves answers RST", a_port_that_nobody_serves_answers_rst},
+        {"a listener answers nothing without SYN, ACK or RST",
+         a_listener_answers_nothing_without_syn_ack_or_rst},
         {"data for no connection answers RST", data_for_no_connection_answers_rst},
         {"MUST-7: illegal option lengths do no harm",
          test_must_7_illegal_option_lengths_do_no_harm},

@@ -83,6 +83,16 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         (["start", "--policy", "x"], 2, 'error: --policy "x": expected one of auto, exclusive'),
         (["start", "--confirm", "soon"], 2, 'error: --confirm "soon": expected a duration'),
         (["load"], 2, "error: the following arguments are required: TARGET"),
+        (["load", "10.0.0.1", "-d", "x"], 2, 'error: --duration "x": expected a duration'),
+        (["load", "10.0.0.1", "-c", "x"], 2, 'error: --connections "x": expected a number'),
+        (["load", "10.0.0.1", "--faults", "drop=1%"], 2,
+         "error: --faults drop=1%: only with a mem: target"),
+        (["start", "--device", "mem:x", "--mtu", "100"], 2, 'error: --mtu "100": expected an MTU'),
+        (["stats", "-w", "0"], 2, 'error: --watch "0": expected seconds from 0.1 to 86400'),
+        (["stats", "--count", "-1"], 2, 'error: --count "-1": expected a number'),
+        (["status", "--timeout", "0"], 2, 'error: --timeout "0": expected seconds from 0.1'),
+        (["stop", "--timeout", "soon"], 2, 'error: --timeout "soon": expected seconds'),
+        (["restart", "x"], 2, 'error: SHARD "x": expected a number'),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_one_line_and_an_exit_code(
@@ -177,3 +187,20 @@ def test_the_library_that_is_not_built_is_one_line() -> None:
     assert done.returncode == 1
     assert "cannot be loaded: it is missing" in done.stderr
     assert "run: make" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["127.0.0.1:1"], "Connection refused (ECONNREFUSED)"),
+        (["127.0.0.1:1", "--source", "192.0.2.1"],
+         "Cannot assign requested address (EADDRNOTAVAIL)"),
+    ],
+)  # fmt: skip
+def test_a_load_that_reaches_nobody_says_why(words: list[str], why: str) -> None:
+    command = [sys.executable, "-m", "shardserver", "load", *words, "-c", "2", "-d", "100ms"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 1
+    assert f"  the first: {why}\n" in done.stdout
+    assert "refused 2\n" in done.stdout
+    assert "latency" not in done.stdout

@@ -30,15 +30,20 @@ def test_every_default_is_understood() -> None:
 
 
 def test_flag_beats_environment_beats_file_beats_default() -> None:
-    toml = "[server]\nport = 1\n[limits]\nmtu = 1\n[tcp]\nretries_max = 1\n"
-    env = {"SHARDSERVER_PORT": "2", "SHARDSERVER_MTU": "2"}
+    toml = "[server]\nport = 1\n[limits]\nmtu = 601\n[tcp]\nretries_max = 1\n"
+    env = {"SHARDSERVER_PORT": "2", "SHARDSERVER_MTU": "602"}
     made = build({"port": "3"}, env, toml)
-    assert (made.port, made.mtu, made.retries_max, made.conns_max) == (3, 2, 1, 16384)
+    assert (made.port, made.mtu, made.retries_max, made.conns_max) == (3, 602, 1, 16384)
 
 
 def test_an_interface_on_the_command_line_replaces_a_device_of_the_file() -> None:
     made = build({"iface": "eth0"}, {}, '[server]\ndevice = "mem:x"\n')
     assert (made.device, str(made.wanted_device)) == (None, "auto:eth0")
+
+
+def test_a_service_that_is_named_twice_counts_once() -> None:
+    made = build({"service": ["echo:7", "echo"]})
+    assert [str(service) for service in made.services] == ["echo:7"]
 
 
 def test_services_add_up() -> None:

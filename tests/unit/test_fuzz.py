@@ -88,6 +88,7 @@ def test_a_file_is_a_configuration_or_refused_with_its_name(text: str) -> None:
         assert "file.toml" in error.message
 
 
+@settings(deadline=None)
 @given(st.lists(words | setting_texts, max_size=6))
 def test_a_command_line_is_understood_or_refused(argv: list[str]) -> None:
     with contextlib.suppress(ShardserverError, SystemExit):

@@ -13,7 +13,7 @@ from shardserver import cli, cli_doctor
 from shardserver.errors import DeviceUnavailableError
 from shardserver.nic import changes, doctor, findings, guard, journal, machine
 from shardserver.nic.changes import ChannelChange, FlagChange, RssChange
-from shardserver.nic.doctor import Facts, Interface, Irq
+from shardserver.nic.doctor import Engine, Facts, Interface, Irq
 from shardserver.nic.findings import Finding
 from shardserver.nic.machine import Machine
 from shardserver.nic.netlink import Link
@@ -40,6 +40,7 @@ ETH = Interface(
 )
 FACTS = Facts(
     MACHINE, ("mem", "packet", "xdp", "netmap"), "3.11.7", "/usr/bin/python3", "core",
+    (Engine("native", "shardserver 1"), Engine("picotcp", "picoTCP 1.7", "/lib/p.so")),
     {0: 0, 1: 0, 2: 0, 3: 0}, ETH,
 )  # fmt: skip
 
@@ -77,7 +78,7 @@ def of(topic: str, found: Facts) -> Finding:
 def test_a_good_machine_passes_everywhere() -> None:
     listed = doctor.examine(FACTS)
     assert {finding.status for finding in listed} == {"ok"}
-    assert len(listed) == 23
+    assert len(listed) == 24
     assert findings.exit_code(listed) == 0
     assert doctor.fixes(listed) == []
 
@@ -86,6 +87,8 @@ def test_a_good_machine_passes_everywhere() -> None:
     ("changed", "topic", "status", "fix"),
     [
         ({"kernel": "4.19.0"}, "kernel", "warn", "use Linux 5.4"),
+        ({"engines": (Engine("picotcp", "", "/p.so", "/p.so is of another version"),)}, "engines",
+         "warn", "make picotcp"),
         ({"netmap": "/dev/netmap is absent"}, "netmap", "warn", "modprobe netmap"),
         ({"capabilities": frozenset()}, "caps", "fail",
          "sudo setcap cap_net_raw,cap_net_admin,cap_bpf+ep /usr/bin/python3"),
@@ -131,6 +134,13 @@ def test_what_is_wrong_has_its_line_and_its_command(
     finding = of(topic, facts(**changed))
     assert finding.status == status
     assert finding.fix.startswith(fix)
+
+
+def test_engines_are_named_with_version_and_place() -> None:
+    text = "native: shardserver 1 · picotcp: picoTCP 1.7, /lib/p.so"
+    assert of("engines", FACTS).text == text
+    absent = of("engines", facts(engines=(Engine("picotcp"),)))
+    assert (absent.status, absent.text) == ("ok", "picotcp: not built (make picotcp)")
 
 
 def test_what_a_driver_does_not_tell_is_no_fault() -> None:

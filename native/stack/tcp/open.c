@@ -85,16 +85,18 @@ static enum verdict open_passive(struct stack *stack, const struct frame *frame,
 
 enum verdict tcp_listen(struct stack *stack, const struct frame *frame, const struct segment *seg)
 {
-    const struct listener *listener;
+    const struct listener *listener = find_listener(stack, frame->tuple.lport);
 
     if (seg->flags & TCP_RST) {
         return VERDICT_tcp_late_rst;
+    }
+    if (listener && !(seg->flags & (TCP_SYN | TCP_ACK))) {
+        return VERDICT_tcp_no_flags; /* RFC 9293 section 3.10.7.2 */
     }
     if ((seg->flags & (TCP_SYN | TCP_ACK)) != TCP_SYN) {
         tcp_reply_rst(stack, &frame->tuple, seg);
         return VERDICT_tcp_no_connection;
     }
-    listener = find_listener(stack, frame->tuple.lport);
     if (!listener || stack->shared->draining) {
         tcp_reply_rst(stack, &frame->tuple, seg);
         return VERDICT_tcp_no_listener;
