@@ -46,7 +46,7 @@ static void make_layout(struct layout *layout, const char *name, const struct de
         .mtu = config->mtu ? config->mtu : DEFAULT_MTU,
         .name = name,
     };
-    specs[0] = specs[1] = (struct region_spec){layout->rings, layout->slots};
+    specs[0] = specs[1] = (struct region_spec){.pairs = layout->rings, .slots = layout->slots};
     layout->rings_bytes = region_rings_bytes(specs, PIPE_ENDS);
     layout->bufs = NM_BUF_FIRST + 2 * PIPE_ENDS * layout->rings * layout->slots;
     layout->shared_ofs = page_up(layout->rings_bytes + (size_t)layout->bufs * layout->buf_size);
@@ -66,7 +66,7 @@ static void build(uint8_t *base, const void *arg)
     shared->bufs = layout->bufs;
     shared->mtu = layout->mtu;
     for (uint32_t end = 0; end < PIPE_ENDS; end++) {
-        struct region_spec spec = {layout->rings, layout->slots};
+        struct region_spec spec = {.pairs = layout->rings, .slots = layout->slots};
 
         shared->if_ofs[end] =
             (uint64_t)((uint8_t *)region_add_if(&region, layout->name, &spec) - base);
