@@ -52,11 +52,15 @@ _ends: weakref.WeakSet[RingPort] = weakref.WeakSet()
 
 
 def _shared_name(spec: str) -> str:
-    """What the ends of one pipe, or the ports of one switch, have in common; "" elsewhere."""
+    """What the ends of one pipe, the pipes of one region, or the ports of one switch have in
+    common; "" elsewhere."""
     backend, _, name = spec.partition(":")
     if backend == "vale":
         return f"vale:{name.partition(':')[0]}"
-    return spec.replace("}", "{") if backend == "mem" and {"{", "}"} & set(name) else ""
+    if backend != "mem" or not {"{", "}"} & set(name):
+        return ""
+    _, at, region = name.replace("}", "{").partition("{")[2].partition("@")
+    return f"@{region}" if at else spec.replace("}", "{")
 
 
 def _card_name(spec: str) -> str:
