@@ -18,7 +18,7 @@ enum {
     MTU_DEFAULT = 1500,
     MTU_MIN = 576,
     STUB_SLOTS = 2,
-    REGION_MARK = 0x6e6d, /* above netmap's number: no number of somebody else's region */
+    REGION_MARK = 0x6e6d,      /* above netmap's number: no number of somebody else's region */
     CARRIER_WAIT_US = 4000000, /* a reset at the open takes copper and 10G so long */
     CARRIER_STEP_US = 20000,
 };
