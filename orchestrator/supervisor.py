@@ -76,6 +76,7 @@ class Supervisor:
         self._link = link
         self._timings = timings
         self._hooks = hooks
+        self._guard = watch.Watch(watch.slowness())
         self._tell = Announcer(link, shards)
         self._selector = selectors.DefaultSelector()
         self._standby: Running | None = None
@@ -369,9 +370,9 @@ class Supervisor:
         heartbeat, phase = self._core.pulse(shard.id)
         still = heartbeat == running.pulse.heartbeat
         pid = running.child.pid
-        running.pulse, why = watch.look(
+        running.pulse, why = self._guard.look(
             running.pulse,
-            heartbeat,
+            (heartbeat, phase),
             process.cpu_seconds(pid),
             stopped=still and process.is_stopped(pid),
         )

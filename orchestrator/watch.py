@@ -1,31 +1,67 @@
-"""Whether a worker hangs (DESIGN 2.6). Pure.
+"""Whether a worker hangs (DESIGN 2.6). Pure, but for `slowness`.
 
-Wall time alone would kill healthy workers on a crowded machine: a worker hangs when its
-heartbeat stands still while it consumed HANG_CPU_S of CPU time, or while it is stopped.
+Wall time alone would kill healthy workers on a crowded machine: a worker hangs when it makes no
+progress while it consumes CPU time, or while it is stopped. Progress is a turn, or a step of one.
+
+CPU time alone would do so where a CPU is emulated or shared by a hypervisor: what the guest counts
+as its own includes the time in which the CPU stood still. So the limit is HANG_CPU_S on a machine
+of ordinary speed, more on a slower one, and GRACE times the longest halt that ended by itself.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 
 HANG_CPU_S = 0.1
+HANG_CPU_MAX_S = 5.0
+GRACE = 4
+
+_STEPS = 20_000
+_ORDINARY_S = 0.001  # for so many steps; a CPU of 2020 takes 0.0006, an emulated one 0.02
 
 
 @dataclass(frozen=True)
 class Pulse:
-    """The last beat seen, and the CPU time consumed by then."""
+    """A worker's last progress seen, the CPU time consumed by then and by the last look at it."""
 
     heartbeat: int = -1
+    phase: str = ""
     cpu_s: float = 0.0
+    seen_s: float = 0.0
 
 
-def look(pulse: Pulse, heartbeat: int, cpu_s: float, stopped: bool) -> tuple[Pulse, str]:
-    """The pulse from now on, and why the worker hangs; "" when it does not."""
-    if heartbeat != pulse.heartbeat:
-        return Pulse(heartbeat, cpu_s), ""
-    if stopped:
-        return pulse, "it is stopped (state T)"
-    consumed = cpu_s - pulse.cpu_s
-    if consumed >= HANG_CPU_S:
-        return pulse, f"no turn in {consumed * 1000:.0f} ms of CPU time"
-    return pulse, ""
+class Watch:
+    """What all workers are measured by; `limit_s` is what one may consume in a halt."""
+
+    def __init__(self, slow: float = 1.0) -> None:
+        self.limit_s = min(HANG_CPU_S * max(slow, 1.0), HANG_CPU_MAX_S)
+
+    def look(
+        self, pulse: Pulse, beat: tuple[int, str], cpu_s: float, stopped: bool
+    ) -> tuple[Pulse, str]:
+        """The pulse from now on, and why the worker hangs; "" when it does not. `beat` is the
+        number of its turns and the step it is at."""
+        if beat != (pulse.heartbeat, pulse.phase):
+            halt_s = pulse.seen_s - pulse.cpu_s
+            self.limit_s = min(max(self.limit_s, GRACE * halt_s), HANG_CPU_MAX_S)
+            return Pulse(*beat, cpu_s, cpu_s), ""
+        if stopped:
+            return pulse, "it is stopped (state T)"
+        consumed = cpu_s - pulse.cpu_s
+        if consumed >= self.limit_s:
+            return pulse, f"no turn in {consumed * 1000:.0f} ms of CPU time"
+        return replace(pulse, seen_s=cpu_s), ""
+
+
+def slowness() -> float:
+    """How many times slower than ordinary this machine's CPU is now: the best of three trials."""
+    return min(_trial() for _ in range(3)) / _ORDINARY_S
+
+
+def _trial() -> float:
+    began = time.thread_time()
+    total = 0
+    for step in range(_STEPS):
+        total += step & 7
+    return time.thread_time() - began

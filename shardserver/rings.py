@@ -52,11 +52,20 @@ _ends: weakref.WeakSet[RingPort] = weakref.WeakSet()
 
 
 def _shared_name(spec: str) -> str:
-    """What the ends of one pipe, or the ports of one switch, have in common; "" elsewhere."""
+    """What the ends of one pipe, the pipes of one region, or the ports of one switch have in
+    common; "" elsewhere."""
     backend, _, name = spec.partition(":")
     if backend == "vale":
         return f"vale:{name.partition(':')[0]}"
-    return spec.replace("}", "{") if backend == "mem" and {"{", "}"} & set(name) else ""
+    if backend != "mem" or not {"{", "}"} & set(name):
+        return ""
+    _, at, region = name.replace("}", "{").partition("{")[2].partition("@")
+    return f"@{region}" if at else spec.replace("}", "{")
+
+
+def _card_name(spec: str) -> str:
+    """The card behind mem:NAME, mem:NAME* (with host rings) and mem:NAME^ (its host)."""
+    return spec.rstrip("*^")
 
 
 @contextlib.contextmanager
@@ -64,6 +73,8 @@ def _answered(spec: str) -> Iterator[None]:
     """While another end of the same is opened, one of ours that is open answers: not itself."""
     name = _shared_name(spec)
     beside = [end for end in _ends if end._opened and name and _shared_name(end.name) == name]
+    owner = _owners.get(_card_name(spec)) if "^" in spec else None
+    beside += [owner] if owner and owner._opened else []
     for end in beside:
         end._rings.answer(True)
     try:
@@ -274,8 +285,8 @@ class RingPort:
         if role not in _ROLES:
             raise UsageError(f"role {role}: unknown", f"give one of {', '.join(_ROLES)}")
         self._opened = False
-        owner = _owners.get(spec) if role != "owner" else None
-        below = owner._rings if owner and owner._opened else None
+        owner = _owners.get(_card_name(spec)) if role != "owner" and "*" not in spec else None
+        below = owner._rings if owner and owner._opened and "^" not in spec else None
         with _answered(spec):
             self._rings: native_rings.Rings = native_rings.Rings(spec, options, _ROLES[role], below)
         self._opened = True
@@ -295,7 +306,7 @@ class RingPort:
         if _shared_name(spec):
             _ends.add(self)
         elif spec.startswith("mem:") and not info.client:
-            _owners[spec] = self
+            _owners[_card_name(spec)] = self
 
     def _largest_index(self) -> int:
         rings = (*self.tx, *self.rx)
@@ -381,7 +392,8 @@ def open(  # the name that the slides use
     """Opens "BACKEND:NAME".
 
     A mem: device has two sides: `role` "owner" makes the device, "client" attaches a link to one
-    that somebody owns, "auto" attaches if there is an owner and becomes it otherwise. Elsewhere
+    that somebody owns, "auto" attaches if there is an owner and becomes it otherwise. "mem:NAME*"
+    has host rings, too, its last ring pair; "mem:NAME^" attaches as the host behind it. Elsewhere
     everybody is an owner. `rings` and `slots` are the owner's to choose, 0 is the default.
     Raises what the core says, DeviceUnavailableError for what is not there.
     """

@@ -7,8 +7,12 @@
  * way. Every cell and every slot always owns exactly one buffer: a sync exchanges buffers between a
  * slot and a cell, so that nothing is copied and nobody waits for anybody. The exchanges are
  * covered by the side's intent record: a kill between their stores is completed by recover. What a
- * client wrote that cannot be true stops its link, for good, and no other. Start reading at
- * mem_rx_sync in mem_rx.c and mem_tx_sync in mem_tx.c.
+ * client wrote that cannot be true stops its link, for good, and no other.
+ *
+ * "NAME*" has host rings, too: the last ring pair of the interface. Whoever attaches to "NAME^" is
+ * the host behind the card, with the card's MAC; that link and that ring see each other alone, and
+ * what passes between host and wire, the owner forwards. Start reading at mem_rx_sync in mem_rx.c
+ * and mem_tx_sync in mem_tx.c.
  */
 #pragma once
 #include <errno.h>
@@ -86,7 +90,8 @@ struct mem_shared {
     uint64_t if_ofs[1 + MEM_LINKS_MAX]; /* server, then links */
     uint64_t lanes_ofs;
     uint8_t server_mac[6];
-    uint8_t pad[2];
+    uint8_t host; /* 1: the last ring is the host's, and the last link */
+    uint8_t pad[1];
     uint32_t mtu;
     _Atomic uint64_t links_up; /* bit per link */
     struct rss rss;
@@ -103,9 +108,11 @@ struct mem_device {
     uint32_t rings; /* own copies: the shared ones are for whoever attaches */
     uint32_t links;
     uint32_t bufs;
+    bool host;
     int memfd;
     int doorbell[MEM_SIDES_MAX]; /* eventfds; -1: not this process's to ring */
     int listen_fd;               /* owner only */
+    int host_fd;                 /* listens for the host; owner of host rings only */
     int epoll_fd;
     int link_fd[MEM_LINKS_MAX]; /* owner's end of each client's connection */
     char name[PORT_NAME_MAX];
@@ -185,6 +192,16 @@ static inline bool mem_is_stopped(const struct port *port)
                                                   memory_order_relaxed);
 }
 
+static inline bool mem_is_host_link(const struct mem_device *device, uint32_t link)
+{
+    return device->host && link == device->links - 1;
+}
+
+static inline bool mem_is_host_ring(const struct mem_device *device, uint32_t ring)
+{
+    return device->host && ring == device->rings - 1;
+}
+
 /* Lane of a link and a ring; `down` from the server to the link. */
 static inline uint32_t mem_lane_index(const struct mem_shared *shared, uint32_t link, uint32_t ring,
                                       bool down)
@@ -204,6 +221,7 @@ bool mem_side_recover(struct mem_device *device, uint32_t side);
 int mem_listen(struct mem_device *device, char *error);
 int mem_serve(struct mem_device *device);
 void mem_unlisten(struct mem_device *device);
-/* Takes a free link and resets it; -EBUSY: none, -EAGAIN: a shard may still be at it. */
-int mem_link_take(struct mem_device *device);
+/* Takes a free link, or the host's, and resets it; -EBUSY: none, -EAGAIN: a shard may still be at
+ * it. */
+int mem_link_take(struct mem_device *device, bool host);
 void mem_link_drop(struct mem_device *device, uint32_t link);

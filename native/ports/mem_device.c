@@ -21,8 +21,9 @@ enum {
 };
 
 struct plan {
-    uint32_t rings;
-    uint32_t links;
+    uint32_t rings; /* the host's included */
+    uint32_t links; /* likewise */
+    bool host;
     uint32_t slots;
     uint32_t buf_size;
     uint32_t bufs;
@@ -34,7 +35,10 @@ struct plan {
 
 void mem_mac_of_link(const struct mem_shared *shared, uint32_t link, uint8_t mac[6])
 {
-    memcpy(mac, shared->server_mac, 5);
+    memcpy(mac, shared->server_mac, 6);
+    if (shared->host && link == shared->links - 1) {
+        return; /* the host behind the card has the card's */
+    }
     mac[0] = 0x06; /* locally administered, and not the server's */
     mac[5] = (uint8_t)link;
 }
@@ -44,18 +48,19 @@ static size_t page_up(size_t bytes)
     return (bytes + 4095) / 4096 * 4096;
 }
 
-static void make_plan(struct plan *plan, const struct device_config *config)
+static void make_plan(struct plan *plan, const struct device_config *config, bool host)
 {
     struct region_spec specs[1 + MEM_LINKS_MAX];
     uint32_t lanes;
 
-    plan->rings = config->rings ? config->rings : DEFAULT_RINGS;
-    plan->links = config->links ? config->links : DEFAULT_LINKS;
+    plan->host = host;
+    plan->rings = config->rings ? config->rings : (uint32_t)DEFAULT_RINGS + host;
+    plan->links = (config->links ? config->links : (uint32_t)DEFAULT_LINKS) + host;
     plan->slots = config->slots ? config->slots : DEFAULT_SLOTS;
     plan->buf_size = config->buf_size ? config->buf_size : DEFAULT_BUF;
-    specs[0] = (struct region_spec){plan->rings, plan->slots};
+    specs[0] = (struct region_spec){.pairs = plan->rings, .slots = plan->slots};
     for (uint32_t i = 0; i < plan->links; i++) {
-        specs[1 + i] = (struct region_spec){1, plan->slots};
+        specs[1 + i] = (struct region_spec){.pairs = 1, .slots = plan->slots};
     }
     lanes = plan->links * plan->rings * 2;
     plan->rings_bytes = region_rings_bytes(specs, 1 + plan->links);
@@ -82,6 +87,7 @@ bool mem_view(struct mem_device *device)
     device->rings = device->shared->rings;
     device->links = device->shared->links;
     device->bufs = device->shared->bufs;
+    device->host = device->shared->host != 0;
     return true;
 }
 
@@ -147,16 +153,18 @@ static void build(struct mem_device *device, const struct plan *plan,
     region_init(&region, device->base, plan->rings_bytes, plan->bufs, plan->buf_size);
     shared->rings = plan->rings;
     shared->links = plan->links;
+    shared->host = plan->host;
     shared->bufs = plan->bufs;
     shared->mtu = config->mtu ? config->mtu : DEFAULT_MTU;
     shared->lanes_ofs = plan->lanes_ofs;
     for (uint32_t i = 0; i <= plan->links; i++) {
-        struct region_spec spec = {i == 0 ? plan->rings : 1, plan->slots};
+        struct region_spec spec = {
+            .pairs = i == 0 ? plan->rings : 1, .slots = plan->slots, .host = i == 0 && plan->host};
         struct nm_if *nifp = region_add_if(&region, i == 0 ? device->name : "link", &spec);
 
         shared->if_ofs[i] = (uint64_t)((uint8_t *)nifp - device->base);
     }
-    rss_init(&shared->rss, plan->rings);
+    rss_init(&shared->rss, plan->rings - plan->host);
     derive_mac(device->name, shared->server_mac);
     if (memcmp(config->mac, no_mac, 6) != 0) {
         memcpy(shared->server_mac, config->mac, 6);
@@ -206,10 +214,11 @@ static struct mem_device *mem_new(const char *name)
     }
     mem->memfd = -1;
     mem->listen_fd = -1;
+    mem->host_fd = -1;
     mem->epoll_fd = -1;
     memset(mem->doorbell, 0xff, sizeof(mem->doorbell));
     memset(mem->link_fd, 0xff, sizeof(mem->link_fd));
-    snprintf(mem->name, sizeof(mem->name), "%s", name);
+    snprintf(mem->name, sizeof(mem->name), "%.*s", (int)strcspn(name, "*"), name);
     return mem;
 }
 
@@ -262,27 +271,53 @@ static int mem_refuse(char *error, const char *name, const char *what, int code)
     return code;
 }
 
+/* "NAME" or "NAME*". What is wrong, or NULL. */
+static const char *check_open(const char *name, const struct device_config *config)
+{
+    const char *mark = strpbrk(name, "*^");
+    uint32_t host = mark != NULL;
+
+    if (mark && (*mark == '^' || mark == name || mark[1] != '\0')) {
+        return "NAME* is a software NIC with host rings, and NAME^ the host that attaches to it";
+    }
+    if (config->links + host > MEM_LINKS_MAX || config->rings > PORT_RINGS_MAX ||
+        (config->slots && config->slots < 8) || config->slots > 8176 ||
+        (config->buf_size && (config->buf_size < 1600 || config->buf_size % 64))) {
+        return "at most 32 links and 64 rings, 8 to 8176 slots, buffers of at least 1600 bytes in "
+               "steps of 64";
+    }
+    if (host && config->rings == 1) {
+        return "host rings are one more ring pair: give at least 2 --workers";
+    }
+    return NULL;
+}
+
+static void describe(struct device *device, const struct plan *plan)
+{
+    snprintf(device->banner, sizeof(device->banner),
+             "software NIC in shared memory: %u ring pairs of %u slots%s, up to %u links, Toeplitz "
+             "RSS",
+             plan->rings, plan->slots, plan->host ? ", the last of them the host's" : "",
+             plan->links - plan->host);
+}
+
 static int mem_open(struct device *device, const char *name, const struct device_config *config,
                     char *error)
 {
+    const char *wrong = check_open(name, config);
     struct mem_device *mem;
     struct plan plan;
     int code;
 
-    if (config->links > MEM_LINKS_MAX || config->rings > PORT_RINGS_MAX ||
-        (config->slots && config->slots < 8) || config->slots > 8176 ||
-        (config->buf_size && (config->buf_size < 1600 || config->buf_size % 64))) {
-        return mem_refuse(error, name,
-                          "at most 32 links and 64 rings, 8 to 8176 slots, buffers of at least "
-                          "1600 bytes in steps of 64",
-                          -EINVAL);
+    if (wrong) {
+        return mem_refuse(error, name, wrong, -EINVAL);
     }
     mem = mem_new(name);
     if (!mem) {
         return mem_refuse(error, name, "out of memory", -ENOMEM);
     }
     device->priv = mem;
-    make_plan(&plan, config);
+    make_plan(&plan, config, strchr(name, '*') != NULL);
     code = map_region(mem, plan.bytes);
     if (code == 0) {
         build(mem, &plan, config);
@@ -302,10 +337,7 @@ static int mem_open(struct device *device, const char *name, const struct device
     device->mtu = mem->shared->mtu;
     memcpy(device->mac, mem->shared->server_mac, 6);
     device->event_fd = mem->epoll_fd;
-    snprintf(device->banner, sizeof(device->banner),
-             "software NIC in shared memory: %u ring pairs of %u slots, up to %u links, Toeplitz "
-             "RSS",
-             plan.rings, plan.slots, plan.links);
+    describe(device, &plan);
     return 0;
 }
 
@@ -314,54 +346,25 @@ static int mem_event(struct device *device)
     return mem_serve(device->priv);
 }
 
-static void count_ring(const struct nm_ring *ring, uint8_t *seen, uint32_t bufs)
-{
-    for (uint32_t i = 0; i < ring->num_slots; i++) {
-        if (ring->slot[i].buf_idx < bufs) {
-            seen[ring->slot[i].buf_idx]++;
-        }
-    }
-}
-
-static void count_all(const struct mem_device *mem, uint8_t *seen)
-{
-    const struct mem_shared *shared = mem->shared;
-    uint32_t lanes = shared->links * shared->rings * 2;
-
-    for (uint32_t i = 0; i <= shared->links; i++) {
-        struct nm_if *nifp = (struct nm_if *)(void *)(mem->base + shared->if_ofs[i]);
-
-        for (uint32_t k = 0; k < nifp->tx_rings; k++) {
-            count_ring(nm_tx_ring(nifp, k), seen, shared->bufs);
-            count_ring(nm_rx_ring(nifp, k), seen, shared->bufs);
-        }
-    }
-    for (uint32_t i = 0; i < lanes; i++) {
-        for (uint32_t k = 0; k < MEM_CELLS; k++) {
-            uint32_t buf = mem->lanes[i].cell[k].buf_idx;
-
-            if (buf < shared->bufs) {
-                seen[buf]++;
-            }
-        }
-    }
-}
-
 static int mem_audit(struct device *device)
 {
     const struct mem_device *mem = device->priv;
-    uint8_t *seen = calloc(mem->shared->bufs, 1);
-    int wrong = 0;
+    const struct mem_shared *shared = mem->shared;
+    uint32_t lanes = shared->links * shared->rings * 2;
+    struct region_audit audit;
 
-    if (!seen) {
+    if (region_audit_begin(&audit, shared->bufs) != 0) {
         return -ENOMEM;
     }
-    count_all(mem, seen);
-    for (uint32_t i = NM_BUF_FIRST; i < mem->shared->bufs; i++) {
-        wrong += seen[i] != 1;
+    for (uint32_t i = 0; i <= shared->links; i++) {
+        region_audit_if(&audit, (struct nm_if *)(void *)(mem->base + shared->if_ofs[i]));
     }
-    free(seen);
-    return wrong;
+    for (uint32_t i = 0; i < lanes; i++) {
+        for (uint32_t k = 0; k < MEM_CELLS; k++) {
+            region_audit_buf(&audit, mem->lanes[i].cell[k].buf_idx);
+        }
+    }
+    return region_audit_end(&audit);
 }
 
 /* A worker keeps the bells: it rings its peers'; the owner's sockets are not its business. */

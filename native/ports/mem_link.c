@@ -17,6 +17,7 @@
 
 enum {
     EPOLL_LISTEN = UINT32_MAX,
+    EPOLL_LISTEN_HOST = UINT32_MAX - 1,
     ATTACH_TRIES = 200, /* of 1 ms each, while a shard may still be at a dead client's lanes */
 };
 
@@ -39,27 +40,49 @@ static int watch(const struct mem_device *device, int fd, uint32_t tag)
     return epoll_ctl(device->epoll_fd, EPOLL_CTL_ADD, fd, &event) == 0 ? 0 : -errno;
 }
 
-int mem_listen(struct mem_device *device, char *error)
+/* A socket that listens under a name, or -errno. */
+static int listen_at(const char *kind, const char *name)
 {
     struct sockaddr_un address;
-    socklen_t len = handoff_address(&address, "mem/%s", device->name);
+    socklen_t len = handoff_address(&address, "%s/%s", kind, name);
+    int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    int code;
+
+    if (fd < 0) {
+        return -errno;
+    }
+    if (bind(fd, (struct sockaddr *)&address, len) == 0 && listen(fd, MEM_LINKS_MAX) == 0) {
+        return fd;
+    }
+    code = -errno;
+    close(fd);
+    return code;
+}
+
+int mem_listen(struct mem_device *device, char *error)
+{
     int code = 0;
 
     device->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-    device->listen_fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (device->epoll_fd < 0 || device->listen_fd < 0) {
+    if (device->epoll_fd < 0) {
         return -errno;
     }
-    if (bind(device->listen_fd, (struct sockaddr *)&address, len) != 0 ||
-        listen(device->listen_fd, MEM_LINKS_MAX) != 0) {
-        code = -errno;
-    }
-    if (code == -EADDRINUSE) {
+    device->listen_fd = listen_at("mem", device->name);
+    if (device->listen_fd == -EADDRINUSE) {
         snprintf(error, PORT_ERROR_MAX,
                  "mem:%s: a device of this name exists: stop its server, or choose another name",
                  device->name);
     }
-    return code ? code : watch(device, device->listen_fd, EPOLL_LISTEN);
+    if (device->listen_fd < 0) {
+        return device->listen_fd;
+    }
+    code = watch(device, device->listen_fd, EPOLL_LISTEN);
+    if (code == 0 && device->host) {
+        device->host_fd = listen_at("mem^", device->name);
+        code = device->host_fd < 0 ? device->host_fd
+                                   : watch(device, device->host_fd, EPOLL_LISTEN_HOST);
+    }
+    return code;
 }
 
 static void close_fd(int *fd)
@@ -76,6 +99,7 @@ void mem_unlisten(struct mem_device *device)
         close_fd(&device->link_fd[i]);
     }
     close_fd(&device->listen_fd);
+    close_fd(&device->host_fd);
     close_fd(&device->epoll_fd);
 }
 
@@ -164,13 +188,14 @@ static bool link_reset(struct mem_device *device, uint32_t link)
     return true;
 }
 
-int mem_link_take(struct mem_device *device)
+int mem_link_take(struct mem_device *device, bool host)
 {
     struct mem_shared *shared = device->shared;
     int answer = -EBUSY;
 
     for (uint32_t link = 0; link < shared->links; link++) {
-        if (atomic_load(&shared->link[link].up) || atomic_load(&shared->link[link].broken)) {
+        if (mem_is_host_link(device, link) != host || atomic_load(&shared->link[link].up) ||
+            atomic_load(&shared->link[link].broken)) {
             continue;
         }
         if (!is_quiet(device, link)) {
@@ -205,13 +230,13 @@ void mem_link_drop(struct mem_device *device, uint32_t link)
     close_fd(&device->link_fd[link]);
 }
 
-static int admit(struct mem_device *device, int fd)
+static int admit(struct mem_device *device, int fd, bool host)
 {
     struct mem_shared *shared = device->shared;
     struct welcome welcome = {
         .magic = MEM_MAGIC, .rings = shared->rings, .bytes = device->bytes, .error = -EPERM};
     int fds[HANDOFF_FDS_MAX];
-    int link = handoff_peer_allowed(fd) ? mem_link_take(device) : -EPERM;
+    int link = handoff_peer_allowed(fd) ? mem_link_take(device, host) : -EPERM;
 
     if (link < 0) {
         welcome.error = link;
@@ -231,25 +256,28 @@ static int admit(struct mem_device *device, int fd)
     return 0;
 }
 
-static void accept_one(struct mem_device *device)
+static void accept_one(struct mem_device *device, bool host)
 {
-    int fd = accept4(device->listen_fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    int listener = host ? device->host_fd : device->listen_fd;
+    int fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
 
-    if (fd >= 0 && admit(device, fd) < 0) {
+    if (fd >= 0 && admit(device, fd, host) < 0) {
         close(fd);
     }
 }
 
 int mem_serve(struct mem_device *device)
 {
-    struct epoll_event events[MEM_LINKS_MAX + 1];
-    int n = epoll_wait(device->epoll_fd, events, MEM_LINKS_MAX + 1, 0);
+    struct epoll_event events[MEM_LINKS_MAX + 2];
+    int n = epoll_wait(device->epoll_fd, events, MEM_LINKS_MAX + 2, 0);
 
     for (int i = 0; i < n; i++) {
-        if (events[i].data.u32 == EPOLL_LISTEN) {
-            accept_one(device);
-        } else if (events[i].data.u32 < MEM_LINKS_MAX) {
-            mem_link_drop(device, events[i].data.u32); /* clients say nothing: it hung up */
+        uint32_t tag = events[i].data.u32;
+
+        if (tag == EPOLL_LISTEN || tag == EPOLL_LISTEN_HOST) {
+            accept_one(device, tag == EPOLL_LISTEN_HOST);
+        } else if (tag < MEM_LINKS_MAX) {
+            mem_link_drop(device, tag); /* clients say nothing: it hung up */
         }
     }
     return n < 0 && errno != EINTR ? -errno : 0;
@@ -266,8 +294,10 @@ struct mem_attachment {
 
 static int connect_to(const char *name)
 {
+    size_t bare = strcspn(name, "^");
+    const char *kind = name[bare] ? "mem^" : "mem";
     struct sockaddr_un address;
-    socklen_t len = handoff_address(&address, "mem/%s", name);
+    socklen_t len = handoff_address(&address, "%s/%.*s", kind, (int)bare, name);
     int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
     struct timeval patience = {.tv_sec = 5};
 
@@ -338,10 +368,14 @@ static void explain(char *error, const char *name, int code)
 {
     const char *why = NULL;
 
-    if (code == -ECONNREFUSED || code == -ENOENT) {
+    if ((code == -ECONNREFUSED || code == -ENOENT) && strchr(name, '^')) {
+        why = "no device with host rings here: start a server with --device mem:NAME* first";
+    } else if (code == -ECONNREFUSED || code == -ENOENT) {
         why = "no such device here: start a server with --device mem:NAME first";
     } else if (code == -EBUSY) {
-        why = "all its links are taken: end another client, or start it with more links";
+        why = strchr(name, '^') ? "it has a host already: end that one first"
+                                : "all its links are taken: end another client, or start it with "
+                                  "more links";
     } else if (code == -EPERM) {
         why = "it belongs to another user";
     } else if (code == -EAGAIN) {
@@ -398,11 +432,11 @@ int mem_attach(struct mem_attachment **out, const char *name, char *error)
     return 0;
 }
 
-int mem_attach_local(struct mem_attachment **out, struct device *device)
+static int attach_local(struct mem_attachment **out, struct device *device, bool host)
 {
     struct mem_device *owner = device->priv;
     struct mem_attachment *attachment = attachment_new();
-    int link = attachment ? mem_link_take(owner) : -ENOMEM;
+    int link = attachment ? mem_link_take(owner, host) : -ENOMEM;
 
     if (link < 0) {
         free(attachment);
@@ -412,6 +446,16 @@ int mem_attach_local(struct mem_attachment **out, struct device *device)
     attachment->view = *owner;
     *out = attachment;
     return finish(attachment, (uint32_t)link);
+}
+
+int mem_attach_local(struct mem_attachment **out, struct device *device)
+{
+    return attach_local(out, device, false);
+}
+
+int mem_attach_local_host(struct mem_attachment **out, struct device *device)
+{
+    return attach_local(out, device, true);
 }
 
 static void close_view(struct mem_device *view)

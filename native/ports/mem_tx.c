@@ -200,13 +200,33 @@ static void broadcast(struct tx_run *run)
     skip_to(run, nm_ring_next(run->port->tx, run->batch.slot));
 }
 
+/* The links that this side's frames may reach: a ring of the NIC the wire's, a host ring its own.
+ */
+static uint64_t links_in_reach(const struct mem_place *place)
+{
+    const struct mem_device *device = place->device;
+    uint64_t up = atomic_load_explicit(&device->shared->links_up, memory_order_relaxed);
+    uint64_t host = device->host ? (uint64_t)1 << (device->links - 1) : 0;
+
+    if (!place->server) {
+        return up;
+    }
+    return mem_is_host_ring(device, place->index) ? up & host : up & ~host;
+}
+
 /* The link or ring that a frame is for; -1: nobody. */
 static int target_of(const struct tx_run *run, const uint8_t *frame, uint32_t len)
 {
+    const struct mem_device *device = run->place->device;
     uint8_t mac[6];
 
     if (!run->place->server) {
-        return (int)rss_queue(&run->shared->rss, frame, len);
+        return mem_is_host_link(device, run->place->index)
+                   ? (int)device->rings - 1
+                   : (int)rss_queue(&run->shared->rss, frame, len);
+    }
+    if (mem_is_host_ring(device, run->place->index)) {
+        return run->up ? (int)device->links - 1 : -1;
     }
     mem_mac_of_link(run->shared, frame[5], mac);
     if (frame[5] >= run->place->device->links || !(run->up >> frame[5] & 1) ||
@@ -396,7 +416,7 @@ int mem_tx_sync(struct port *port, uint64_t now_us)
         return mem_port_broken(port);
     }
     atomic_fetch_add(&side->sync_seq, 1);
-    run.up = atomic_load_explicit(&run.shared->links_up, memory_order_relaxed);
+    run.up = links_in_reach(place);
     sound = send_all(&run);
     /* everything before hwcur is complete at once: the slots hold fresh buffers */
     __atomic_store_n(&ring->tail, side->tx_hwcur ? side->tx_hwcur - 1 : ring->num_slots - 1,

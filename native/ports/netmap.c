@@ -18,6 +18,7 @@ enum {
     MTU_DEFAULT = 1500,
     MTU_MIN = 576,
     STUB_SLOTS = 2,
+    REGION_MARK = 0x6e6d,      /* above netmap's number: no number of somebody else's region */
     CARRIER_WAIT_US = 4000000, /* a reset at the open takes copper and 10G so long */
     CARRIER_STEP_US = 20000,
 };
@@ -272,6 +273,9 @@ static int make_port(struct device *device, uint32_t index)
     code = make_stub(ring, port);
     if (code != 0) {
         return code;
+    }
+    if (!ring->tx_stub && !ring->rx_stub) {
+        port->region = (uint64_t)REGION_MARK << 48 | ring->file.granted.mem_id;
     }
     ring->tx_bufs = netmap_file_bufs(&ring->file, port->tx);
     ring->rx_bufs = netmap_file_bufs(&ring->file, port->rx);

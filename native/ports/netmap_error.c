@@ -39,8 +39,8 @@ int netmap_explain_open(char *error, const struct device *device, int code)
 static const char *invalid(const struct netmap_device *netmap, uint32_t mode)
 {
     if (netmap->name.mem_id != 0) {
-        return "netmap refuses its memory region or its rings: a port that exists cannot change "
-               "its region; leave @NUMBER and share= out";
+        return "netmap has no memory region of this number (1 is the common one, others come with "
+               "a port), or this port exists already in another: leave @NUMBER and share= out";
     }
     if (netmap->name.flags & NM_REG_MONITOR) {
         return "nothing to monitor: the port must be in netmap mode already, opened by another "

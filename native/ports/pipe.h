@@ -4,6 +4,9 @@
  * those of the other end's RX slots at the same place, so both rings are always in step. Whoever
  * opens an end that died, or was closed, finds the rings where they stood, and empty.
  *
+ * "NAME{ID@REGION" puts a pipe into a region that up to 16 pipes share: buffers may then be
+ * exchanged between them, too. The first of them decides on rings and slots of all.
+ *
  * A full RX ring holds its sender, as in netmap; an end that is not open swallows, counted.
  */
 #pragma once
@@ -13,6 +16,7 @@
 enum {
     PIPE_MAGIC = 0x70697065,
     PIPE_ENDS = 2,
+    PIPE_LINKS_MAX = 16,   /* in a region */
     PIPE_PROBE_US = 10000, /* a sender that is held so long asks whether anybody is there */
 };
 
@@ -33,22 +37,38 @@ struct pipe_side {
     struct port_counters counters;
 };
 
-struct pipe_shared {
-    uint32_t magic;
-    uint32_t rings;
-    uint32_t bufs;
-    uint32_t mtu;
+/* One pipe. */
+struct pipe_link {
+    char name[PORT_NAME_MAX]; /* "NAME{ID"; "": never used */
     uint64_t if_ofs[PIPE_ENDS];
     _Atomic uint32_t up[PIPE_ENDS];
     struct pipe_way way[PIPE_ENDS][PORT_RINGS_MAX]; /* from this end */
     struct pipe_side side[PIPE_ENDS][PORT_RINGS_MAX];
 };
 
+struct pipe_shared {
+    uint32_t magic;
+    uint32_t rings;
+    uint32_t bufs;
+    uint32_t mtu;
+    uint32_t links;
+    struct pipe_link link[];
+};
+
 struct pipe_device {
     struct soft soft;
     struct pipe_shared *shared;
+    struct pipe_link *link; /* ours */
+    uint32_t links;         /* own copy */
     uint32_t end;
+    char name[PORT_NAME_MAX]; /* of the pipe */
 };
+
+/* The number of an end of our pipe among all ends of the memory. */
+static inline uint32_t pipe_soft_end(const struct pipe_device *pipe, uint32_t end)
+{
+    return (uint32_t)(pipe->link - pipe->shared->link) * PIPE_ENDS + end;
+}
 
 /* Where a port stands: port->priv. */
 struct pipe_place {

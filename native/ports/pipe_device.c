@@ -27,7 +27,7 @@ struct layout {
     size_t shared_ofs;
     size_t bytes;
     uint32_t mtu;
-    const char *name;
+    uint32_t links;
 };
 
 static size_t page_up(size_t bytes)
@@ -35,22 +35,30 @@ static size_t page_up(size_t bytes)
     return (bytes + 4095) / 4096 * 4096;
 }
 
-static void make_layout(struct layout *layout, const char *name, const struct device_config *config)
+static size_t shared_bytes(uint32_t links)
 {
-    struct region_spec specs[PIPE_ENDS];
+    return sizeof(struct pipe_shared) + links * sizeof(struct pipe_link);
+}
+
+static void make_layout(struct layout *layout, uint32_t links, const struct device_config *config)
+{
+    struct region_spec specs[PIPE_ENDS * PIPE_LINKS_MAX];
+    uint32_t ends = PIPE_ENDS * links;
 
     *layout = (struct layout){
         .rings = config->rings ? config->rings : 1,
         .slots = config->slots ? config->slots : DEFAULT_SLOTS,
         .buf_size = config->buf_size ? config->buf_size : DEFAULT_BUF,
         .mtu = config->mtu ? config->mtu : DEFAULT_MTU,
-        .name = name,
+        .links = links,
     };
-    specs[0] = specs[1] = (struct region_spec){layout->rings, layout->slots};
-    layout->rings_bytes = region_rings_bytes(specs, PIPE_ENDS);
-    layout->bufs = NM_BUF_FIRST + 2 * PIPE_ENDS * layout->rings * layout->slots;
+    for (uint32_t i = 0; i < ends; i++) {
+        specs[i] = (struct region_spec){.pairs = layout->rings, .slots = layout->slots};
+    }
+    layout->rings_bytes = region_rings_bytes(specs, ends);
+    layout->bufs = NM_BUF_FIRST + 2 * ends * layout->rings * layout->slots;
     layout->shared_ofs = page_up(layout->rings_bytes + (size_t)layout->bufs * layout->buf_size);
-    layout->bytes = page_up(layout->shared_ofs + sizeof(struct pipe_shared) + sizeof(uint64_t));
+    layout->bytes = page_up(layout->shared_ofs + shared_bytes(links) + sizeof(uint64_t));
 }
 
 /* The shared part's place stands in the memory's last 8 bytes: the region itself is netmap's. */
@@ -65,11 +73,12 @@ static void build(uint8_t *base, const void *arg)
     shared->rings = layout->rings;
     shared->bufs = layout->bufs;
     shared->mtu = layout->mtu;
-    for (uint32_t end = 0; end < PIPE_ENDS; end++) {
-        struct region_spec spec = {layout->rings, layout->slots};
+    shared->links = layout->links;
+    for (uint32_t i = 0; i < PIPE_ENDS * layout->links; i++) {
+        struct region_spec spec = {.pairs = layout->rings, .slots = layout->slots};
+        struct nm_if *nifp = region_add_if(&region, i % PIPE_ENDS ? "second" : "first", &spec);
 
-        shared->if_ofs[end] =
-            (uint64_t)((uint8_t *)region_add_if(&region, layout->name, &spec) - base);
+        shared->link[i / PIPE_ENDS].if_ofs[i % PIPE_ENDS] = (uint64_t)((uint8_t *)nifp - base);
     }
     shared->magic = PIPE_MAGIC;
     memcpy(base + layout->bytes - sizeof(shared_ofs), &shared_ofs, sizeof(shared_ofs));
@@ -86,12 +95,14 @@ static bool view(struct pipe_device *pipe)
         return false;
     }
     pipe->shared = (struct pipe_shared *)(void *)(soft->base + shared_ofs);
-    return pipe->shared->magic == PIPE_MAGIC && pipe->shared->rings <= PORT_RINGS_MAX;
+    pipe->links = pipe->shared->links;
+    return pipe->shared->magic == PIPE_MAGIC && pipe->shared->rings <= PORT_RINGS_MAX &&
+           pipe->links <= PIPE_LINKS_MAX && shared_bytes(pipe->links) <= soft->bytes - shared_ofs;
 }
 
 static struct nm_if *if_of(const struct pipe_device *pipe, uint32_t end)
 {
-    return (struct nm_if *)(void *)(pipe->soft.base + pipe->shared->if_ofs[end]);
+    return (struct nm_if *)(void *)(pipe->soft.base + pipe->link->if_ofs[end]);
 }
 
 static int refuse(char *error, const char *name, int code, const char *what)
@@ -102,34 +113,45 @@ static int refuse(char *error, const char *name, int code, const char *what)
     return code;
 }
 
-/* "NAME{ID" or "NAME}ID": 0 or 1 for the end; -1: neither. The pipe's name is "NAME{ID". */
-static int parse(const char *name, char *pipe_name)
+/* Letters and digits, up to `end`. */
+static bool is_id(const char *from, const char *end)
 {
-    const char *brace = strpbrk(name, "{}");
-    size_t id = strlen(brace + 1);
-
-    if (brace == name || id == 0 || id > ID_MAX || strlen(name) >= PORT_NAME_MAX) {
-        return -1;
-    }
-    for (size_t i = 0; i < id; i++) {
-        if (!isalnum((unsigned char)brace[1 + i]) && brace[1 + i] != '_') {
-            return -1;
+    for (const char *c = from; c < end; c++) {
+        if (!isalnum((unsigned char)*c) && *c != '_') {
+            return false;
         }
     }
-    memcpy(pipe_name, name, strlen(name) + 1);
+    return end > from && end - from <= ID_MAX;
+}
+
+/* "NAME{ID" or "NAME}ID", perhaps "@REGION": 0 or 1 for the end; -1: neither. The pipe's name is
+ * "NAME{ID", that of its memory the region's or the same. */
+static int parse(const char *name, char *pipe_name, char *memory)
+{
+    const char *brace = strpbrk(name, "{}");
+    const char *at = strchr(brace, '@');
+    const char *end = name + strlen(name);
+
+    if (brace == name || !is_id(brace + 1, at ? at : end) || (at && !is_id(at + 1, end)) ||
+        end - name >= PORT_NAME_MAX) {
+        return -1;
+    }
+    snprintf(pipe_name, PORT_NAME_MAX, "%.*s", (int)((at ? at : end) - name), name);
     pipe_name[brace - name] = '{';
+    snprintf(memory, PORT_NAME_MAX, "%s", at ? at + 1 : pipe_name);
     return *brace == '}';
 }
 
 /* Until the other end has left a sync that began while ours was down: it may still write. */
 static void wait_quiet(const struct pipe_device *pipe, uint32_t ring)
 {
-    struct pipe_side *peer = &pipe->shared->side[!pipe->end][ring];
+    struct pipe_side *peer = &pipe->link->side[!pipe->end][ring];
     uint32_t then = atomic_load(&peer->sync_seq);
     struct timespec pause = {.tv_nsec = 100000};
 
     for (int i = 0; i < QUIET_TRIES && (then & 1); i++) {
-        if (atomic_load(&peer->sync_seq) != then || !soft_alive(&pipe->soft, !pipe->end)) {
+        if (atomic_load(&peer->sync_seq) != then ||
+            !soft_alive(&pipe->soft, pipe_soft_end(pipe, !pipe->end))) {
             return;
         }
         nanosleep(&pause, NULL);
@@ -139,13 +161,13 @@ static void wait_quiet(const struct pipe_device *pipe, uint32_t ring)
 /* What a predecessor left: its half exchange is completed, what it had not read is dropped. */
 static void reset_ring(struct pipe_device *pipe, uint32_t ring)
 {
-    struct pipe_shared *shared = pipe->shared;
-    struct pipe_way *out = &shared->way[pipe->end][ring];
-    struct pipe_way *in = &shared->way[!pipe->end][ring];
+    struct pipe_link *link = pipe->link;
+    struct pipe_way *out = &link->way[pipe->end][ring];
+    struct pipe_way *in = &link->way[!pipe->end][ring];
     struct nm_ring *tx = nm_tx_ring(if_of(pipe, pipe->end), ring);
     struct nm_ring *rx = nm_rx_ring(if_of(pipe, pipe->end), ring);
     struct nm_ring *peer_rx = nm_rx_ring(if_of(pipe, !pipe->end), ring);
-    struct pipe_side *side = &shared->side[pipe->end][ring];
+    struct pipe_side *side = &link->side[pipe->end][ring];
     uint32_t last;
     uint32_t at;
 
@@ -167,16 +189,17 @@ static int add_port(struct device *device, struct pipe_device *pipe, uint32_t ri
 {
     struct pipe_place *place = calloc(1, sizeof(*place));
     struct pipe_shared *shared = pipe->shared;
+    struct pipe_link *link = pipe->link;
     struct nm_if *nifp = if_of(pipe, pipe->end);
 
     if (!place) {
         return -ENOMEM;
     }
     *place = (struct pipe_place){.pipe = pipe,
-                                 .out = &shared->way[pipe->end][ring],
-                                 .in = &shared->way[!pipe->end][ring],
-                                 .side = &shared->side[pipe->end][ring],
-                                 .peer = &shared->side[!pipe->end][ring],
+                                 .out = &link->way[pipe->end][ring],
+                                 .in = &link->way[!pipe->end][ring],
+                                 .side = &link->side[pipe->end][ring],
+                                 .peer = &link->side[!pipe->end][ring],
                                  .peer_rx = nm_rx_ring(if_of(pipe, !pipe->end), ring),
                                  .bufs = shared->bufs,
                                  .buf_size = nm_tx_ring(nifp, ring)->nr_buf_size,
@@ -188,21 +211,56 @@ static int add_port(struct device *device, struct pipe_device *pipe, uint32_t ri
                                         .shared = place->side,
                                         .priv = place,
                                         .ring_id = ring,
-                                        .wait_fd = pipe->soft.bells[pipe->end],
+                                        .wait_fd = pipe->soft.bells[pipe_soft_end(pipe, pipe->end)],
                                         .bufs = shared->bufs,
                                         .region = pipe->soft.inode};
     device->rings = ring + 1;
     return 0;
 }
 
+/* One that nobody has open, as far as its neighbours can tell. */
+static bool is_free(const struct pipe_device *pipe, const struct pipe_link *link)
+{
+    uint32_t first = (uint32_t)(link - pipe->shared->link) * PIPE_ENDS;
+
+    return link->name[0] == '\0' ||
+           (!soft_alive(&pipe->soft, first) && !soft_alive(&pipe->soft, first + 1));
+}
+
+/* The pipe of this name, or the first of the region that is free; NULL: none. */
+static struct pipe_link *choose_link(const struct pipe_device *pipe)
+{
+    struct pipe_link *link = pipe->shared->link;
+
+    for (uint32_t i = 0; i < pipe->links; i++) {
+        if (strncmp(link[i].name, pipe->name, PORT_NAME_MAX) == 0) {
+            return &link[i];
+        }
+    }
+    for (uint32_t i = 0; i < pipe->links; i++) {
+        if (is_free(pipe, &link[i])) {
+            snprintf(link[i].name, PORT_NAME_MAX, "%s", pipe->name);
+            atomic_store(&link[i].up[0], 0);
+            atomic_store(&link[i].up[1], 0);
+            return &link[i];
+        }
+    }
+    return NULL;
+}
+
 static int take_end(struct device *device, struct pipe_device *pipe, const char *name, char *error)
 {
-    int code = soft_take(&pipe->soft, pipe->end);
+    int code;
 
+    pipe->link = choose_link(pipe);
+    if (!pipe->link) {
+        return refuse(error, name, -ENOSPC, "all 16 pipes of this region are taken: close one");
+    }
+    code = soft_take(&pipe->soft, pipe_soft_end(pipe, pipe->end));
     if (code != 0) {
         return refuse(error, name, code, "this end is open already: open the other one");
     }
-    atomic_store(&pipe->shared->up[pipe->end], 1);
+    atomic_store(&pipe->link->up[pipe->end], 1);
     for (uint32_t ring = 0; ring < pipe->shared->rings && code == 0; ring++) {
         reset_ring(pipe, ring);
         code = add_port(device, pipe, ring);
@@ -215,10 +273,11 @@ static void describe(struct device *device, const struct pipe_device *pipe)
 {
     device->mtu = pipe->shared->mtu;
     device->event_fd = pipe->soft.listen_fd;
-    soft_mac(pipe->soft.name, pipe->end, device->mac);
+    soft_mac(pipe->name, pipe->end, device->mac);
     snprintf(device->banner, sizeof(device->banner),
-             "pipe in shared memory: %u ring pairs of %u slots, %s end", pipe->shared->rings,
-             device->ports[0].rx->num_slots, pipe->end ? "second" : "first");
+             "pipe in shared memory: %u ring pairs of %u slots, %s end%s%s", pipe->shared->rings,
+             device->ports[0].rx->num_slots, pipe->end ? "second" : "first",
+             pipe->links > 1 ? ", region " : "", pipe->links > 1 ? pipe->soft.name : "");
 }
 
 static void pipe_close(struct device *device)
@@ -231,8 +290,8 @@ static void pipe_close(struct device *device)
     for (uint32_t i = 0; i < device->rings; i++) {
         free(device->ports[i].priv);
     }
-    if (pipe->soft.end < PIPE_ENDS && pipe->soft.listen_fd >= 0) { /* not in a worker */
-        atomic_store(&pipe->shared->up[pipe->end], 0);
+    if (pipe->soft.end < pipe->soft.ends && pipe->soft.listen_fd >= 0) { /* not in a worker */
+        atomic_store(&pipe->link->up[pipe->end], 0);
     }
     soft_close(&pipe->soft);
     free(pipe);
@@ -251,25 +310,28 @@ static int pipe_open(struct device *device, const char *name, const struct devic
 {
     struct pipe_device *pipe;
     char pipe_name[PORT_NAME_MAX];
+    char memory[PORT_NAME_MAX];
     struct layout layout;
-    int end = parse(name, pipe_name);
+    int end = parse(name, pipe_name, memory);
+    uint32_t links = strchr(name, '@') ? PIPE_LINKS_MAX : 1;
     int code;
 
     if (end < 0 || !config_fits(config)) {
         return refuse(error, name, -EINVAL,
-                      end < 0 ? "a pipe's ends are NAME{ID and NAME}ID, with an ID of at most 16 "
-                                "letters and digits"
-                              : "at most 64 rings, 4 to 8176 slots, buffers in steps of 64 bytes");
+                      end < 0
+                          ? "a pipe's ends are NAME{ID and NAME}ID, in a region NAME{ID@REGION, "
+                            "with an ID and a REGION of at most 16 letters and digits"
+                          : "at most 64 rings, 4 to 8176 slots, buffers in steps of 64 bytes");
     }
     pipe = calloc(1, sizeof(*pipe));
     if (!pipe) {
         return refuse(error, name, -ENOMEM, "out of memory");
     }
-    make_layout(&layout, pipe_name, config);
+    make_layout(&layout, links, config);
     code = soft_open(&pipe->soft,
-                     &(struct soft_plan){.kind = "pipe",
-                                         .name = pipe_name,
-                                         .ends = PIPE_ENDS,
+                     &(struct soft_plan){.kind = links > 1 ? "region" : "pipe",
+                                         .name = memory,
+                                         .ends = PIPE_ENDS * links,
                                          .bytes = layout.bytes,
                                          .build = build,
                                          .arg = &layout},
@@ -279,6 +341,7 @@ static int pipe_open(struct device *device, const char *name, const struct devic
         return code;
     }
     pipe->end = (uint32_t)end;
+    memcpy(pipe->name, pipe_name, sizeof(pipe->name));
     device->priv = pipe;
     code = view(pipe) ? take_end(device, pipe, name, error)
                       : refuse(error, name, -EPROTO, "its memory is of another version");
@@ -301,8 +364,10 @@ static int pipe_audit(struct device *device)
     struct region_audit audit;
     int code = region_audit_begin(&audit, pipe->shared->bufs);
 
-    for (uint32_t end = 0; end < PIPE_ENDS && code == 0; end++) {
-        region_audit_if(&audit, if_of(pipe, end));
+    for (uint32_t i = 0; i < PIPE_ENDS * pipe->links && code == 0; i++) {
+        uint64_t if_ofs = pipe->shared->link[i / PIPE_ENDS].if_ofs[i % PIPE_ENDS];
+
+        region_audit_if(&audit, (struct nm_if *)(void *)(pipe->soft.base + if_ofs));
     }
     return code ? code : region_audit_end(&audit);
 }

@@ -20,7 +20,8 @@ static void wake_peer(struct port *port)
 
     atomic_thread_fence(memory_order_seq_cst); /* what it waits for, then whether it sleeps */
     if (atomic_load_explicit(&place->peer->sleeping, memory_order_relaxed)) {
-        soft_ring(&place->pipe->soft, !place->pipe->end, port->counters);
+        soft_ring(&place->pipe->soft, pipe_soft_end(place->pipe, !place->pipe->end),
+                  port->counters);
     }
 }
 
@@ -118,8 +119,8 @@ static void look_for_reader(struct port *port, uint64_t now_us)
     if (now_us - way->held_us >= PIPE_PROBE_US) {
         way->held_us = 0;
         port->counters->syscalls++;
-        if (!soft_alive(&place->pipe->soft, peer)) {
-            atomic_store(&place->pipe->shared->up[peer], 0);
+        if (!soft_alive(&place->pipe->soft, pipe_soft_end(place->pipe, peer))) {
+            atomic_store(&place->pipe->link->up[peer], 0);
         }
     }
 }
@@ -166,7 +167,7 @@ static int pipe_tx_sync(struct port *port, uint64_t now_us)
         uint32_t seq = atomic_load_explicit(&place->side->sync_seq, memory_order_relaxed);
 
         atomic_store(&place->side->sync_seq, seq + 1); /* before the look at `up` */
-        if (atomic_load(&place->pipe->shared->up[!place->pipe->end])) {
+        if (atomic_load(&place->pipe->link->up[!place->pipe->end])) {
             code = send_slots(port, now_us);
         } else {
             swallow(port);

@@ -173,6 +173,8 @@ struct mem_attachment;
 int mem_attach(struct mem_attachment **out, const char *name, char *error);
 /* The same within the process that opened the device: tests and simulation. */
 int mem_attach_local(struct mem_attachment **out, struct device *device);
+/* Likewise as the host behind "mem:NAME*"; by name it is mem_attach of "NAME^". */
+int mem_attach_local_host(struct mem_attachment **out, struct device *device);
 struct port *mem_attachment_port(struct mem_attachment *attachment);
 /* The MAC given to this link and the MAC of the device. */
 const uint8_t *mem_attachment_mac(const struct mem_attachment *attachment, bool server);

@@ -16,10 +16,10 @@ enum {
     NAP_US = 20, /* of a port that must not sleep, or has nothing to sleep on */
 };
 
-/* The name behind "mem:", if that is a device which links can be attached to. */
+/* The name behind "mem:", if that is a device which links can be attached to, or its host. */
 static const char *link_name(const char *spec)
 {
-    bool mem = strncmp(spec, "mem:", 4) == 0 && spec[4] != '\0' && !strpbrk(spec, "{}");
+    bool mem = strncmp(spec, "mem:", 4) == 0 && spec[4] != '\0' && !strpbrk(spec, "{}*");
 
     return mem ? spec + 4 : NULL;
 }
@@ -56,7 +56,7 @@ static int attach(struct portset *set, const char *spec, char *error)
 
     if (!name) {
         snprintf(error, PORT_ERROR_MAX,
-                 "%.64s: only mem:NAME has links to attach to: open it as the owner", spec);
+                 "%.64s: only mem:NAME and mem:NAME^ are attached to: open it as the owner", spec);
         return -EINVAL;
     }
     code = mem_attach(&set->link, name, error);
@@ -72,7 +72,7 @@ int portset_attach(struct portset *set, const struct portset *owner, char *error
 
     memset(set, 0, sizeof(*set));
     snprintf(set->name, sizeof(set->name), "%s", owner->name);
-    if (owner->device && link_name(owner->name)) {
+    if (owner->device && strncmp(owner->name, "mem:", 4) == 0 && !strpbrk(owner->name, "{}")) {
         code = mem_attach_local(&set->link, owner->device);
     }
     if (code != 0) {
@@ -106,7 +106,7 @@ static int attach_or_own(struct portset *set, const char *spec, const struct dev
     }
     for (int i = 0; i < AUTO_TRIES && code == -EADDRINUSE; i++) {
         code = attach(set, spec, error);
-        if (code == -ECONNREFUSED || code == -ENOENT) {
+        if ((code == -ECONNREFUSED || code == -ENOENT) && !strchr(spec, '^')) {
             error[0] = '\0';
             code = own(set, spec, config, error);
         }

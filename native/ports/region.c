@@ -96,11 +96,12 @@ struct nm_if *region_add_if(struct region *region, const char *name, const struc
 {
     struct nm_if *nifp = (struct nm_if *)(void *)(region->base + region->used);
     uint8_t *start = (uint8_t *)nifp;
+    uint32_t nic = spec->pairs - spec->host;
 
     snprintf(nifp->name, sizeof(nifp->name), "%s", name);
     nifp->version = NM_API_VERSION;
-    nifp->tx_rings = spec->pairs;
-    nifp->rx_rings = spec->pairs;
+    nifp->tx_rings = nic;
+    nifp->rx_rings = nic;
     nifp->host_tx_rings = 1;
     nifp->host_rx_rings = 1;
     region->used = align_up(region->used + if_bytes(spec->pairs), 128);
@@ -114,7 +115,7 @@ struct nm_if *region_add_if(struct region *region, const char *name, const struc
         struct nm_ring *ring = add_ring(region, spec->slots, i, DIR_RX);
 
         region_reset_rx(ring);
-        nifp->ring_ofs[spec->pairs + 1 + i] = (uint8_t *)ring - start;
+        nifp->ring_ofs[nic + 1 + i] = (uint8_t *)ring - start;
     }
     return nifp;
 }
@@ -141,7 +142,9 @@ static void audit_ring(struct region_audit *audit, const struct nm_ring *ring)
 
 void region_audit_if(struct region_audit *audit, struct nm_if *nifp)
 {
-    for (uint32_t i = 0; i < nifp->tx_rings; i++) {
+    uint32_t host = nifp->ring_ofs[nifp->tx_rings] != 0;
+
+    for (uint32_t i = 0; i < nifp->tx_rings + host; i++) {
         audit_ring(audit, nm_tx_ring(nifp, i));
         audit_ring(audit, nm_rx_ring(nifp, i));
     }

@@ -5,10 +5,11 @@
 #pragma once
 #include "ports/netmap_abi.h"
 
-/* One netmap_if in a region: so many ring pairs of so many slots. */
+/* One netmap_if in a region: so many ring pairs of so many slots; the last may be host rings. */
 struct region_spec {
     uint32_t pairs;
     uint32_t slots;
+    bool host;
 };
 
 struct region {

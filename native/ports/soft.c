@@ -224,7 +224,7 @@ static void explain(const struct soft_plan *plan, int code, char *error)
         why = "it belongs to another user";
     }
     snprintf(error, PORT_ERROR_MAX, "%s:%s: %s (errno %d)",
-             strcmp(plan->kind, "pipe") == 0 ? "mem" : plan->kind, plan->name, why, -code);
+             strcmp(plan->kind, "vale") == 0 ? plan->kind : "mem", plan->name, why, -code);
 }
 
 int soft_open(struct soft *soft, const struct soft_plan *plan, char *error)

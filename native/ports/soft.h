@@ -15,7 +15,7 @@ enum {
 
 /* What the first to come makes. */
 struct soft_plan {
-    const char *kind; /* "pipe", "vale": part of the sockets' names */
+    const char *kind; /* "pipe", "region", "vale": part of the sockets' names */
     const char *name;
     uint32_t ends;
     size_t bytes;

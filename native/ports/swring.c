@@ -9,7 +9,7 @@
 
 int swring_create(struct swring *swring, uint32_t slots, uint32_t buf_size, size_t extra)
 {
-    struct region_spec spec = {1, slots};
+    struct region_spec spec = {.pairs = 1, .slots = slots};
     struct region region;
     struct nm_if *nifp;
     size_t region_size;

@@ -44,7 +44,7 @@ static void make_layout(struct layout *layout, const char *name, const struct de
         .name = name,
     };
     for (uint32_t i = 0; i < VALE_PORTS; i++) {
-        specs[i] = (struct region_spec){1, layout->slots};
+        specs[i] = (struct region_spec){.pairs = 1, .slots = layout->slots};
     }
     layout->rings_bytes = region_rings_bytes(specs, VALE_PORTS);
     layout->bufs = NM_BUF_FIRST + 2 * VALE_PORTS * layout->slots + LANES * VALE_CELLS;
@@ -68,7 +68,7 @@ static void build(uint8_t *base, const void *arg)
     shared->mtu = layout->mtu;
     shared->lanes_ofs = layout->lanes_ofs;
     for (uint32_t i = 0; i < VALE_PORTS; i++) {
-        struct region_spec spec = {1, layout->slots};
+        struct region_spec spec = {.pairs = 1, .slots = layout->slots};
 
         shared->if_ofs[i] =
             (uint64_t)((uint8_t *)region_add_if(&region, layout->name, &spec) - base);

@@ -52,7 +52,7 @@ static void ensure_shared(void *base)
 /* Netmap rings, cursors and tables in one mapping, the UMEM in another: it is pinned as a whole. */
 int xdp_port_map(struct xdp_port *port, uint32_t slots, uint32_t chunk)
 {
-    struct region_spec spec = {1, slots};
+    struct region_spec spec = {.pairs = 1, .slots = slots};
     struct region region;
     struct nm_if *nifp;
     size_t rings = region_rings_bytes(&spec, 1);

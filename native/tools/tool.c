@@ -227,43 +227,57 @@ static int check_ports(const struct tool *tool, char *error)
     return 0;
 }
 
-/* "BACKEND:NAME" to "mem:NAME{3": the pipe's first end; consumers open the other, "mem:NAME}3". */
+struct opening {
+    const struct device_config *config;
+    enum portset_role role;
+};
+
+/* What is opened may share its memory with the first port, which then has to answer. */
+static int open_beside(struct tool *tool, struct portset *set, const char *spec,
+                       const struct opening *how, char *error)
+{
+    struct portset_answer answer = {0};
+    int code = tool->sets_n > 0 ? portset_answer_start(&answer, &tool->sets[0]) : 0;
+
+    if (code == 0) {
+        code = portset_open(set, spec, how->config, how->role, error);
+    }
+    portset_answer_stop(&answer);
+    return code;
+}
+
+/* "BACKEND:NAME" to "mem:NAME{3": the pipe's first end; consumers open the other, "mem:NAME}3".
+ * From "mem:X}1@REGION" to "mem:X_1{3@REGION": nothing is copied then. */
 static int open_pipes(struct tool *tool, char *error)
 {
     struct device_config config = {.slots = tool->options.slots};
     const char *colon = strchr(tool->options.port[0], ':');
     char name[PORT_NAME_MAX];
+    char region[PORT_NAME_MAX] = "";
+    char *at;
 
     snprintf(name, sizeof(name), "%s", colon ? colon + 1 : "");
+    at = strpbrk(name, "{}") ? strchr(name, '@') : NULL;
+    if (at && strncmp(tool->options.port[0], "mem:", 4) == 0) {
+        snprintf(region, sizeof(region), "%s", at);
+        *at = '\0';
+    }
     for (char *c = name; *c; c++) {
         *c = *c == '{' || *c == '}' ? '_' : *c; /* of a pipe's own name */
     }
     for (uint32_t i = 0; i < tool->options.pipes; i++) {
-        char spec[PORT_NAME_MAX + 16];
+        char spec[2 * PORT_NAME_MAX + 16];
         int code;
 
-        snprintf(spec, sizeof(spec), "mem:%s{%u", name, i);
-        code = portset_open(&tool->pipes[i], spec, &config, PORTSET_OWNER, error);
+        snprintf(spec, sizeof(spec), "mem:%s{%u%s", name, i, region);
+        code = open_beside(tool, &tool->pipes[i], spec, &(struct opening){&config, PORTSET_OWNER},
+                           error);
         if (code != 0) {
             return code;
         }
         tool->pipes_n++;
     }
     return 0;
-}
-
-/* The second port may be of the same switch as the first, which then has to answer. */
-static int open_second(struct tool *tool, const struct device_config *config, char *error)
-{
-    struct portset_answer answer;
-    int code = portset_answer_start(&answer, &tool->sets[0]);
-
-    if (code == 0) {
-        code = portset_open(&tool->sets[1], tool->options.port[1], config,
-                            (enum portset_role)tool->options.role[1], error);
-    }
-    portset_answer_stop(&answer);
-    return code;
 }
 
 static int open_ports(struct tool *tool, char *error)
@@ -277,10 +291,8 @@ static int open_ports(struct tool *tool, char *error)
         if (i == 1 && strcmp(options->port[0], options->port[1]) == 0) {
             break; /* the same port twice: what comes goes back */
         }
-        code = i ? open_second(tool, &config, error)
-                 : portset_open(&tool->sets[0], options->port[0], &config,
-                                (enum portset_role)options->role[0], error);
-
+        code = open_beside(tool, &tool->sets[i], options->port[i],
+                           &(struct opening){&config, (enum portset_role)options->role[i]}, error);
         if (code != 0) {
             return code;
         }

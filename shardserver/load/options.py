@@ -102,8 +102,11 @@ def parse_source(text: str) -> tuple[int, int]:
     return low, high - low + 1
 
 
-def default_processes(connections: int) -> int:
-    """One per CPU that may be used, four at most, never more than connections."""
+def default_processes(connections: int, device: str = "") -> int:
+    """One per CPU that may be used, four at most, never more than connections; as a card's host
+    one, for it has one link."""
+    if device.endswith("^"):
+        return 1
     return max(1, min(len(os.sched_getaffinity(0)), PROCESSES_MAX, connections))
 
 
@@ -159,7 +162,7 @@ def from_arguments(args: argparse.Namespace) -> LoadRequest:
             size=size,
             pipeline=args.pipeline,
             messages=args.messages,
-            processes=args.processes or default_processes(args.connections),
+            processes=args.processes or default_processes(args.connections, device),
             seed=args.seed,
             timeout_us=timeout_us,
             source_ip=source_ip,

@@ -24,6 +24,19 @@ def test_every_byte_comes_back_and_every_shard_takes_part(workers: int) -> None:
         assert running.books_agree(server.stats())
 
 
+def test_the_host_behind_the_card_is_served_beside_the_wire() -> None:
+    """mem:NAME* has host rings; their worker has the host's connections, the others the wire's."""
+    with running.server("--device", f"{TARGET}*", "--workers", "3") as server:
+        wire = server.load(TARGET, "-c", "20", "-d", "1s")
+        host = server.load(f"{TARGET}^", "-c", "20", "-d", "1s")
+        for document in (wire, host):
+            assert running.no_errors(document)
+            assert document["connections"] == document["finished"] == 20
+        accepted = [shard["counters"]["conns_accepted"] for shard in server.stats()["shards"]]
+        assert (sum(accepted[:2]), accepted[2]) == (20, 20)
+        assert running.books_agree(server.stats())
+
+
 def test_a_thousand_connections_at_once() -> None:
     with running.server(*SERVER, "--workers", "2") as server:
         document = server.load(TARGET, "-c", "1000", "-d", "2s")

@@ -107,6 +107,35 @@ def test_settings_are_as_before_after_the_exit() -> None:
         assert journals(server) == []
 
 
+def echoed(wire: netns.Wire) -> bool:
+    """A kernel client's bytes come back."""
+    words = f"s = socket.create_connection(({wire.service!r}, 7), 10); s.sendall(b'hello')"
+    program = f"import socket; {words}; print(s.recv(5, socket.MSG_WAITALL))"
+    return "hello" in netns.run_in_client(wire, [sys.executable, "-c", program])
+
+
+@pytest.mark.parametrize("backend", ["packet", "xdp", "pcap"])
+def test_a_mac_that_is_not_the_cards_is_heard_and_nothing_is_left_of_it(backend: str) -> None:
+    """Promiscuity hangs on a descriptor of the orchestrator: no death can leave it behind."""
+    words = ("--backend", backend, "--mac", "02:aa:bb:cc:dd:01", "--workers", "1")
+    with netns.wire() as wire, bench(wire) as server:
+        before = settings(wire)
+        for end in ("stop", "kill"):
+            started = start(server, wire, *words)
+            assert started.returncode == 0, started.stderr
+            log = Path(server.runtime, f"{server.name}.log").read_text()
+            assert "promiscuous for a MAC of its own" in log
+            during = json.loads(settings(wire)[-1])[0]
+            assert during["promiscuity"] == 1
+            assert echoed(wire)
+            if end == "stop":
+                assert server.run("stop", "-n", server.name).returncode == 0
+            else:
+                kill(server, wire)
+                server.run("nic", "restore")
+            assert settings(wire) == before
+
+
 def test_settings_are_as_before_after_a_kill_and_restore() -> None:
     with netns.wire() as wire, bench(wire) as server:
         before = settings(wire)

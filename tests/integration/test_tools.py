@@ -141,10 +141,15 @@ def test_a_blocking_sink_sleeps() -> None:
     assert document["cpu_s"] < 0.3
 
 
-@pytest.mark.parametrize(("same", "word"), [(True, "swapped"), (False, "copied")])
-def test_a_chain_of_tools(same: bool, word: str) -> None:
+@pytest.mark.parametrize(
+    ("same", "region", "word"),
+    [(True, "", "swapped"), (False, "", "copied"), (False, f"@{TAG}", "swapped")],
+    ids=["switch", "pipes", "region"],
+)
+def test_a_chain_of_tools(same: bool, region: str, word: str) -> None:
     """gen → forward → sink, where the forwarder's ports are pipes, or two ports of one switch."""
-    a, b = (f"vale:{TAG}:a", f"vale:{TAG}:b") if same else (f"mem:{TAG}{{1", f"mem:{TAG}{{2")
+    a, b = (f"{TAG}{{1{region}", f"{TAG}{{2{region}")
+    a, b = (f"vale:{TAG}:a", f"vale:{TAG}:b") if same else (f"mem:{a}", f"mem:{b}")
     forward = Tool("forward", a, b, "7", "-n", "300", "-d", "30", as_json=True)
     with running(forward):
         if same:
@@ -152,8 +157,9 @@ def test_a_chain_of_tools(same: bool, word: str) -> None:
             with rings.open(f"vale:{TAG}:test") as port:
                 swapped_by(port, 300)
         else:
-            wait_for(lambda: is_there(f"pipe/{TAG}{{2/0"))
-            through_pipes()
+            second = f"region/{TAG}/2" if region else f"pipe/{TAG}{{2/0"
+            wait_for(lambda: is_there(second))
+            through_pipes(region)
         document = forward.document()
     assert (document["matched"], document[word]) == (300, 300)
 
@@ -173,11 +179,11 @@ def swapped_by(port: rings.RingPort, count: int) -> None:
         port.rx[0].give(port.rx[0].space)
 
 
-def through_pipes() -> None:
-    sink = Tool("sink", f"mem:{TAG}}}2", "7", "-n", "300", "-d", "30")
+def through_pipes(region: str) -> None:
+    sink = Tool("sink", f"mem:{TAG}}}2{region}", "7", "-n", "300", "-d", "30")
     with running(sink):
-        wait_for(lambda: is_there(f"pipe/{TAG}{{2/1"))
-        gen = Tool("gen", f"mem:{TAG}}}1", "-n", "600", "--dst", "10.0.0.1:7-10.0.0.1:8")
+        wait_for(lambda: is_there(f"region/{TAG}/3" if region else f"pipe/{TAG}{{2/1"))
+        gen = Tool("gen", f"mem:{TAG}}}1{region}", "-n", "600", "--dst", "10.0.0.1:7-10.0.0.1:8")
         with running(gen):
             assert gen.document()["tx"]["frames"] == 600
         assert sink.document()["matched"] == 300

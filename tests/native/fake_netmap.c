@@ -21,13 +21,20 @@ uint8_t *fake_region(void)
     return region;
 }
 
+uint8_t *fake_region_at(uint32_t index)
+{
+    return region + index * fake_region_bytes();
+}
+
 void fake_begin(void)
 {
+    size_t bytes = FAKE_REGIONS_MAX * fake_region_bytes();
+
     region_fd = memfd_create("fake-netmap", MFD_CLOEXEC);
-    if (region_fd < 0 || ftruncate(region_fd, (off_t)fake_region_bytes()) != 0) {
+    if (region_fd < 0 || ftruncate(region_fd, (off_t)bytes) != 0) {
         abort();
     }
-    region = mmap(NULL, fake_region_bytes(), PROT_READ | PROT_WRITE, MAP_SHARED, region_fd, 0);
+    region = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, region_fd, 0);
     fake = mmap(NULL, sizeof(*fake), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (region == MAP_FAILED || fake == MAP_FAILED) {
         abort();
@@ -41,14 +48,19 @@ void fake_begin(void)
                                       .running = true};
 }
 
-uint32_t fake_free_bufs(void)
+static uint32_t free_bufs(uint32_t index)
 {
     uint32_t n = 0;
 
     for (uint32_t i = NM_BUF_FIRST; i < FAKE_BUFS; i++) {
-        n += !fake->buf_used[i];
+        n += !fake->buf_used[index][i];
     }
     return n;
+}
+
+uint32_t fake_free_bufs(void)
+{
+    return free_bufs(0);
 }
 
 bool fake_end(void)
@@ -59,9 +71,12 @@ bool fake_end(void)
     for (uint32_t i = 0; i < FAKE_FDS_MAX; i++) {
         open += fake->file[i].open;
     }
-    clean = open == 0 && fake->mappings == 0 && fake_free_bufs() == FAKE_BUFS - NM_BUF_FIRST;
+    clean = open == 0 && fake->mappings == 0;
+    for (uint32_t i = 0; i < FAKE_REGIONS_MAX; i++) {
+        clean &= free_bufs(i) == FAKE_BUFS - NM_BUF_FIRST;
+    }
     munmap(fake, sizeof(*fake));
-    munmap(region, fake_region_bytes());
+    munmap(region, FAKE_REGIONS_MAX * fake_region_bytes());
     close(region_fd);
     return clean;
 }
@@ -76,7 +91,7 @@ struct fake_port *fake_find(const char *name)
     return NULL;
 }
 
-static struct fake_port *add_port(const char *name)
+struct fake_port *fake_port_add(const char *name)
 {
     for (uint32_t i = 0; i < FAKE_PORTS_MAX; i++) {
         if (fake->port[i].name[0] == '\0') {
@@ -91,7 +106,7 @@ static struct fake_port *add_port(const char *name)
 
 struct fake_port *fake_nic(const char *name, uint32_t tx_rings, uint32_t rx_rings, uint32_t slots)
 {
-    struct fake_port *port = add_port(name);
+    struct fake_port *port = fake_port_add(name);
 
     port->rings[FAKE_TX] = tx_rings;
     port->rings[FAKE_RX] = rx_rings;
@@ -144,14 +159,15 @@ static void release_ring(struct fake_kring *kring, uint64_t flags)
     if (flags & NM_REG_EXCLUSIVE) {
         kring->exclusive = false;
     }
-    if (kring->users == 0) {
+    if (kring->users == 0 && !kring->kept) {
         fake_ring_delete(kring);
     }
 }
 
 static struct nm_if *if_of(const struct fake_file *file)
 {
-    return (struct nm_if *)(void *)(region + (size_t)file->if_object * FAKE_IF_BYTES);
+    return (struct nm_if *)(void *)(fake_region_at(file->region) +
+                                    (size_t)file->if_object * FAKE_IF_BYTES);
 }
 
 static void unregister(struct fake_file *file)
@@ -160,20 +176,19 @@ static void unregister(struct fake_file *file)
     uint32_t extra = if_of(file)->bufs_head;
 
     while (extra >= NM_BUF_FIRST && extra < FAKE_BUFS) {
-        fake->buf_used[extra] = 0;
-        memcpy(&extra, fake_buf(extra), sizeof(extra));
+        fake->buf_used[file->region][extra] = 0;
+        memcpy(&extra, fake_buf_at(file->region, extra), sizeof(extra));
     }
     for (int dir = FAKE_RX; dir <= FAKE_TX; dir++) {
         for (uint32_t i = file->first[dir]; i < file->last[dir]; i++) {
             release_ring(&port->kring[dir][i], file->flags);
         }
     }
-    fake->if_used[file->if_object] = 0;
+    fake->if_used[file->region][file->if_object] = 0;
     file->port = 0;
     port->fds--;
-    if (port->fds == 0 && port->peer != 0 && fake->port[port->peer - 1].fds == 0) {
-        fake->port[port->peer - 1].name[0] = '\0';
-        port->name[0] = '\0';
+    if (port->fds == 0) {
+        fake_port_release(port);
     }
 }
 
@@ -189,39 +204,6 @@ static int fake_close(int fd)
         file->open = false;
     }
     return close(fd) == 0 ? 0 : -errno;
-}
-
-static uint32_t or_default(uint32_t wanted, uint32_t fallback)
-{
-    return wanted ? wanted : fallback;
-}
-
-/* Both ends come into being together; what one sends the other receives. */
-static void add_pipe(const char *name, const struct nm_req_register *want)
-{
-    char other[NM_NAME_MAX];
-    struct fake_port *port = add_port(name);
-    struct fake_port *peer;
-    char *brace;
-
-    snprintf(other, sizeof(other), "%s", name);
-    brace = strpbrk(other, "{}");
-    *brace = *brace == '{' ? '}' : '{';
-    peer = add_port(other);
-    port->rings[FAKE_TX] = peer->rings[FAKE_RX] = or_default(want->tx_rings, 1);
-    port->rings[FAKE_RX] = peer->rings[FAKE_TX] = or_default(want->rx_rings, 1);
-    port->slots[FAKE_TX] = peer->slots[FAKE_RX] = or_default(want->tx_slots, 256);
-    port->slots[FAKE_RX] = peer->slots[FAKE_TX] = or_default(want->rx_slots, 256);
-    port->peer = (uint32_t)(peer - fake->port) + 1;
-    peer->peer = (uint32_t)(port - fake->port) + 1;
-}
-
-static struct fake_port *find_or_make(const char *name, const struct nm_req_register *want)
-{
-    if (!fake_find(name) && strpbrk(name, "{}")) {
-        add_pipe(name, want);
-    }
-    return fake_find(name);
 }
 
 /* Which rings a mode names; 0 or -errno. */
@@ -287,7 +269,7 @@ static int take_rings(struct fake_file *file, struct fake_port *port)
 static void fill_if(struct fake_file *file, const struct fake_port *port)
 {
     struct nm_if *nifp = if_of(file);
-    int64_t own = (int64_t)((uint8_t *)nifp - region);
+    int64_t own = (int64_t)((uint8_t *)nifp - fake_region_at(file->region));
     uint32_t at = 0;
 
     memset(nifp, 0, FAKE_IF_BYTES);
@@ -311,7 +293,7 @@ static void fill_if(struct fake_file *file, const struct fake_port *port)
 static void answer(struct nm_req_register *want, const struct fake_file *file,
                    const struct fake_port *port)
 {
-    want->offset = (uint64_t)((uint8_t *)if_of(file) - region);
+    want->offset = (uint64_t)((uint8_t *)if_of(file) - fake_region_at(file->region));
     want->memsize = fake_region_bytes();
     want->tx_slots = port->slots[FAKE_TX];
     want->rx_slots = port->slots[FAKE_RX];
@@ -327,13 +309,13 @@ static void grant_extra(struct fake_file *file, struct nm_req_register *want)
     uint32_t head = 0;
 
     for (uint32_t i = 0; i < want->extra_bufs; i++) {
-        uint32_t buf = fake_buf_take();
+        uint32_t buf = fake_buf_take(file->region);
 
         if (buf == 0) {
             want->extra_bufs = i;
             break;
         }
-        memcpy(fake_buf(buf), &head, sizeof(head));
+        memcpy(fake_buf_at(file->region, buf), &head, sizeof(head));
         head = buf;
     }
     if_of(file)->bufs_head = head;
@@ -342,15 +324,15 @@ static void grant_extra(struct fake_file *file, struct nm_req_register *want)
 static int do_register(struct fake_file *file, const struct nm_req_header *header)
 {
     struct nm_req_register *want = (struct nm_req_register *)(uintptr_t)header->body;
-    struct fake_port *port = find_or_make(header->name, want);
-    int code;
+    int code = -ENXIO;
+    struct fake_port *port = fake_find_or_make(header->name, want, &code);
 
     note('r', want->mode, want->ringid);
     if (file->port != 0) {
         return -EBUSY;
     }
     if (!port) {
-        return -ENXIO;
+        return code;
     }
     if (want->mem_id != 0 && want->mem_id != port->mem_id) {
         return -EINVAL;
@@ -359,14 +341,15 @@ static int do_register(struct fake_file *file, const struct nm_req_header *heade
         port->host_rings = want->host_rx_rings;
     }
     file->flags = want->flags;
+    file->region = port->mem_id - 1u;
     code = bind_rings(file, port, want);
     code = code != 0 ? code : take_rings(file, port);
     if (code != 0) {
         return code;
     }
-    for (file->if_object = 0; fake->if_used[file->if_object]; file->if_object++) {
+    for (file->if_object = 0; fake->if_used[file->region][file->if_object]; file->if_object++) {
     }
-    fake->if_used[file->if_object] = 1;
+    fake->if_used[file->region][file->if_object] = 1;
     file->port = (uint32_t)(port - fake->port) + 1;
     port->fds++;
     fill_if(file, port);
@@ -381,14 +364,17 @@ static int do_info(const struct nm_req_header *header)
     struct nm_req_register want = {.tx_slots = info->tx_slots,
                                    .rx_slots = info->rx_slots,
                                    .tx_rings = info->tx_rings,
-                                   .rx_rings = info->rx_rings};
+                                   .rx_rings = info->rx_rings,
+                                   .mem_id = info->mem_id};
     struct fake_file file = {0};
     bool existed = fake_find(header->name);
-    struct fake_port *port = find_or_make(header->name, &want);
+    int code = -ENXIO;
+    struct fake_port *port = fake_find_or_make(header->name, &want, &code);
 
     if (!port) {
-        return -ENXIO;
+        return code;
     }
+    file.region = port->mem_id - 1u;
     answer(&want, &file, port);
     *info = (struct nm_req_port_info){.memsize = want.memsize,
                                       .tx_slots = want.tx_slots,
@@ -399,8 +385,7 @@ static int do_info(const struct nm_req_header *header)
                                       .host_rx_rings = want.host_rx_rings,
                                       .mem_id = want.mem_id};
     if (!existed) {
-        fake->port[port->peer - 1].name[0] = '\0';
-        port->name[0] = '\0';
+        fake_port_release(port);
     }
     return 0;
 }
@@ -465,7 +450,8 @@ static int fake_map(int fd, size_t bytes, void **base)
     if (fake->file[fd].port == 0 || bytes > fake_region_bytes()) {
         return -EINVAL;
     }
-    *base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, region_fd, 0);
+    *base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, region_fd,
+                 (off_t)(fake->file[fd].region * fake_region_bytes()));
     if (*base == MAP_FAILED) {
         return -errno;
     }
@@ -512,17 +498,19 @@ static int fake_poll(int fd, short events, int timeout_ms)
 
 static bool fake_exists(const char *iface)
 {
-    return fake_find(iface) != NULL;
+    return fake_find(iface) != NULL || fake_is_base(iface);
 }
 
 static int fake_link(const char *iface, struct netmap_link *link)
 {
-    (void)iface;
+    const struct fake_port *port = fake_find(iface);
+
     if (fake->carrier_after > 0) {
         fake->carrier_after--;
         fake->link.running = fake->carrier_after == 0;
     }
     *link = fake->link;
+    link->running &= !port || !port->down;
     return 0;
 }
 

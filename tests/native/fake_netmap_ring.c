@@ -18,14 +18,19 @@ size_t fake_region_bytes(void)
 
 uint8_t *fake_buf(uint32_t index)
 {
-    return fake_region() + BUF_OFFSET + (size_t)index * FAKE_BUF_SIZE;
+    return fake_buf_at(0, index);
 }
 
-uint32_t fake_buf_take(void)
+uint8_t *fake_buf_at(uint32_t region, uint32_t index)
+{
+    return fake_region_at(region) + BUF_OFFSET + (size_t)index * FAKE_BUF_SIZE;
+}
+
+uint32_t fake_buf_take(uint32_t region)
 {
     for (uint32_t i = NM_BUF_FIRST; i < FAKE_BUFS; i++) {
-        if (!fake->buf_used[i]) {
-            fake->buf_used[i] = 1;
+        if (!fake->buf_used[region][i]) {
+            fake->buf_used[region][i] = 1;
             return i;
         }
     }
@@ -39,14 +44,14 @@ uint64_t fake_ring_offset(const struct fake_kring *kring)
 
 struct nm_ring *fake_ring(const struct fake_kring *kring)
 {
-    return (struct nm_ring *)(void *)(fake_region() + fake_ring_offset(kring));
+    return (struct nm_ring *)(void *)(fake_region_at(kring->region) + fake_ring_offset(kring));
 }
 
-static uint32_t take_object(void)
+static uint32_t take_object(uint32_t region)
 {
     for (uint32_t i = 0; i < FAKE_RING_OBJECTS; i++) {
-        if (!fake->ring_used[i]) {
-            fake->ring_used[i] = 1;
+        if (!fake->ring_used[region][i]) {
+            fake->ring_used[region][i] = 1;
             return i + 1;
         }
     }
@@ -59,10 +64,11 @@ bool fake_ring_create(struct fake_port *port, enum fake_dir dir, uint32_t index)
     struct nm_ring *ring;
 
     kring->slots = port->slots[dir];
+    kring->region = port->mem_id - 1u;
     if (NM_RING_SLOTS_OFS + kring->slots * sizeof(struct nm_slot) > fake->ring_size) {
         return false;
     }
-    kring->object = take_object();
+    kring->object = take_object(kring->region);
     if (kring->object == 0) {
         return false;
     }
@@ -74,7 +80,8 @@ bool fake_ring_create(struct fake_port *port, enum fake_dir dir, uint32_t index)
     ring->ringid = (uint16_t)index;
     ring->dir = (uint16_t)dir;
     for (uint32_t i = 0; i < kring->slots; i++) {
-        ring->slot[i] = (struct nm_slot){.buf_idx = fake_buf_take(), .len = FAKE_BUF_SIZE};
+        ring->slot[i] =
+            (struct nm_slot){.buf_idx = fake_buf_take(kring->region), .len = FAKE_BUF_SIZE};
     }
     kring->hwcur = 0;
     kring->hwtail = dir == FAKE_TX ? kring->slots - 1 : 0;
@@ -87,9 +94,9 @@ void fake_ring_delete(struct fake_kring *kring)
     const struct nm_ring *ring = fake_ring(kring);
 
     for (uint32_t i = 0; i < kring->slots; i++) {
-        fake->buf_used[ring->slot[i].buf_idx] = 0;
+        fake->buf_used[kring->region][ring->slot[i].buf_idx] = 0;
     }
-    fake->ring_used[kring->object - 1] = 0;
+    fake->ring_used[kring->region][kring->object - 1] = 0;
     kring->object = 0;
 }
 
@@ -117,6 +124,11 @@ static bool wire_put(struct fake_wire *wire, const void *data, uint32_t len)
     wire->len[at] = len;
     wire->n++;
     return true;
+}
+
+bool fake_wire_put(struct fake_wire *wire, const void *data, uint32_t len)
+{
+    return wire_put(wire, data, len);
 }
 
 bool fake_receive(struct fake_port *port, uint32_t ring, const void *data, uint32_t len)
@@ -175,7 +187,7 @@ static bool deliver(struct fake_kring *kring, struct nm_ring *ring)
         struct nm_slot *slot = &ring->slot[kring->hwtail];
         uint32_t part = left < FAKE_BUF_SIZE ? left : FAKE_BUF_SIZE;
 
-        memcpy(fake_buf(slot->buf_idx), data, part);
+        memcpy(fake_buf_at(kring->region, slot->buf_idx), data, part);
         left -= part;
         data += part;
         slot->len = (uint16_t)part;
@@ -195,8 +207,11 @@ static void rx_sync(struct fake_port *port, struct fake_kring *kring, struct nm_
     }
 }
 
-/* Slots up to head leave as frames, as many as the wire takes. */
-static void send_out(struct fake_kring *kring, const struct nm_ring *ring)
+/*
+ * Slots up to head leave as frames: a NIC's onto its wire, as many as that takes, a switch port's to
+ * its neighbours.
+ */
+static void send_out(struct fake_port *port, struct fake_kring *kring, const struct nm_ring *ring)
 {
     uint8_t frame[FAKE_FRAME_MAX];
     uint32_t len = 0;
@@ -207,13 +222,15 @@ static void send_out(struct fake_kring *kring, const struct nm_ring *ring)
         if (len + slot->len > FAKE_FRAME_MAX) {
             return;
         }
-        memcpy(frame + len, fake_buf(slot->buf_idx), slot->len);
+        memcpy(frame + len, fake_buf_at(kring->region, slot->buf_idx), slot->len);
         len += slot->len;
         at = nm_ring_next(ring, at);
         if (slot->flags & NM_MOREFRAG) {
             continue;
         }
-        if (!wire_put(&kring->wire, frame, len)) {
+        if (fake_is_switch(port)) {
+            fake_switch_frame(port, frame, len);
+        } else if (!wire_put(&kring->wire, frame, len)) {
             return;
         }
         kring->hwcur = at;
@@ -226,33 +243,13 @@ static void tx_sync(struct fake_port *port, struct fake_kring *kring, const stru
     uint32_t before = kring->hwcur;
     uint32_t done;
 
-    if (port->stuck > 0) {
-        port->stuck--;
+    if (port->stuck > 0 || port->down) {
+        port->stuck -= port->stuck > 0;
         return;
     }
-    send_out(kring, ring);
+    send_out(port, kring, ring);
     done = port->slow ? before : kring->hwcur;
     kring->hwtail = done == 0 ? kring->slots - 1 : done - 1;
-}
-
-/* One end's TX slots and the other's RX slots change buffers. */
-static void pipe_push(struct fake_kring *from, struct fake_kring *to)
-{
-    struct nm_ring *tx = fake_ring(from);
-    struct nm_ring *rx = fake_ring(to);
-
-    while (from->hwcur != tx->head && nm_ring_next(rx, to->hwtail) != to->hwcur) {
-        struct nm_slot *out = &tx->slot[from->hwcur];
-        struct nm_slot *in = &rx->slot[to->hwtail];
-        struct nm_slot moved = *out;
-
-        out->buf_idx = in->buf_idx;
-        out->flags = NM_BUF_CHANGED;
-        *in = moved;
-        from->hwcur = nm_ring_next(tx, from->hwcur);
-        to->hwtail = nm_ring_next(rx, to->hwtail);
-    }
-    from->hwtail = from->hwcur == 0 ? from->slots - 1 : from->hwcur - 1;
 }
 
 void fake_sync(struct fake_port *port, enum fake_dir dir, uint32_t index)
@@ -266,6 +263,9 @@ void fake_sync(struct fake_port *port, enum fake_dir dir, uint32_t index)
     if (!user_valid(ring, from, kring->hwtail)) {
         return;
     }
+    if (port->down && dir == FAKE_RX) {
+        kring->wire.n = 0;
+    }
     if (port->peer == 0 && dir == FAKE_RX) {
         rx_sync(port, kring, ring);
     } else if (port->peer == 0) {
@@ -274,10 +274,9 @@ void fake_sync(struct fake_port *port, enum fake_dir dir, uint32_t index)
         struct fake_kring *other = &fake->port[port->peer - 1].kring[!dir][index];
 
         if (dir == FAKE_RX) {
-            kring->hwcur = ring->head;
-        }
-        if (other->object != 0) {
-            pipe_push(dir == FAKE_TX ? kring : other, dir == FAKE_TX ? other : kring);
+            fake_pipe_rx(kring, other, ring);
+        } else {
+            fake_pipe_tx(kring, other, ring);
         }
     }
     __atomic_store_n(&ring->tail, kring->hwtail, __ATOMIC_RELEASE);

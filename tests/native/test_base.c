@@ -125,7 +125,7 @@ static void an_undone_step_leaves_the_old_state(void)
 static void a_region_is_laid_out_as_netmap_does(void)
 {
     static _Alignas(4096) uint8_t memory[1 << 20];
-    struct region_spec specs[2] = {{3, 17}, {1, 64}};
+    struct region_spec specs[2] = {{.pairs = 3, .slots = 17}, {.pairs = 1, .slots = 64}};
     struct region region;
     struct nm_if *nifp;
 

@@ -222,16 +222,16 @@ static void scribbling_breaks_the_pipe_and_nothing_else(void)
     uint8_t *at[4];
     size_t bytes[4];
     uint64_t random = 77;
-    struct pipe_shared *shared;
+    struct pipe_link *link;
 
     open_pipe(&config);
-    shared = ((struct pipe_device *)ends[0]->priv)->shared;
+    link = ((struct pipe_device *)ends[0]->priv)->link;
     for (uint32_t i = 0; i < 2; i++) {
         struct nm_ring *ring = i ? left->rx : left->tx;
 
         at[i] = (uint8_t *)ring->slot;
         bytes[i] = 16 * sizeof(struct nm_slot);
-        at[2 + i] = (uint8_t *)&shared->way[i][0];
+        at[2 + i] = (uint8_t *)&link->way[i][0];
         bytes[2 + i] = sizeof(struct pipe_way);
     }
     for (uint64_t step = 0; step < 200000; step++) {

@@ -1,5 +1,7 @@
 """The table of a shard's life, and what a death leads to."""
 
+import time
+
 import pytest
 
 from orchestrator import lifecycle, watch
@@ -116,21 +118,56 @@ def test_a_restart_that_was_asked_for_does_not_count() -> None:
 
 
 def test_a_worker_that_beats_does_not_hang_whatever_it_consumes() -> None:
-    pulse = watch.Pulse()
+    guard, pulse = watch.Watch(), watch.Pulse()
     for beat in range(5):
-        pulse, why = watch.look(pulse, beat, cpu_s=beat * 10.0, stopped=False)
+        pulse, why = guard.look(pulse, (beat, "input"), cpu_s=beat * 10.0, stopped=False)
         assert why == ""
 
 
 def test_a_worker_hangs_by_cpu_time_not_by_wall_time() -> None:
-    pulse, _ = watch.look(watch.Pulse(), 7, cpu_s=1.0, stopped=False)
+    guard = watch.Watch()
+    pulse, _ = guard.look(watch.Pulse(), (7, "input"), cpu_s=1.0, stopped=False)
     for _ in range(1000):  # it does not run: a crowded machine
-        pulse, why = watch.look(pulse, 7, cpu_s=1.05, stopped=False)
+        pulse, why = guard.look(pulse, (7, "input"), cpu_s=1.05, stopped=False)
         assert why == ""
-    _, why = watch.look(pulse, 7, cpu_s=1.1, stopped=False)
+    _, why = guard.look(pulse, (7, "input"), cpu_s=1.1, stopped=False)
     assert why == "no turn in 100 ms of CPU time"
 
 
 def test_a_stopped_worker_hangs() -> None:
-    pulse, _ = watch.look(watch.Pulse(), 7, cpu_s=1.0, stopped=False)
-    assert "state T" in watch.look(pulse, 7, cpu_s=1.0, stopped=True)[1]
+    guard = watch.Watch()
+    pulse, _ = guard.look(watch.Pulse(), (7, "input"), cpu_s=1.0, stopped=False)
+    assert "state T" in guard.look(pulse, (7, "input"), cpu_s=1.0, stopped=True)[1]
+
+
+def test_a_step_within_a_turn_is_progress() -> None:
+    guard = watch.Watch()
+    pulse, _ = guard.look(watch.Pulse(), (7, "input"), cpu_s=1.0, stopped=False)
+    pulse, why = guard.look(pulse, (7, "tx"), cpu_s=1.3, stopped=False)
+    assert why == ""
+    assert "130 ms" in guard.look(pulse, (7, "tx"), cpu_s=1.43, stopped=False)[1]
+
+
+def test_a_slow_cpu_may_consume_more_before_a_worker_is_taken_as_hung() -> None:
+    guard = watch.Watch(slow=12.0)
+    pulse, _ = guard.look(watch.Pulse(), (7, "tx"), cpu_s=1.0, stopped=False)
+    assert guard.look(pulse, (7, "tx"), cpu_s=2.19, stopped=False)[1] == ""
+    assert guard.look(pulse, (7, "tx"), cpu_s=2.21, stopped=False)[1] != ""
+    assert watch.Watch(slow=1000.0).limit_s == watch.HANG_CPU_MAX_S
+    assert watch.Watch(slow=0.2).limit_s == watch.HANG_CPU_S
+
+
+def test_a_halt_that_ended_by_itself_is_granted_again_and_more() -> None:
+    guard = watch.Watch()
+    pulse, _ = guard.look(watch.Pulse(), (7, "tx"), cpu_s=1.0, stopped=False)
+    pulse, _ = guard.look(pulse, (7, "tx"), cpu_s=1.08, stopped=False)  # the CPU stood still
+    pulse, _ = guard.look(pulse, (8, "tx"), cpu_s=1.09, stopped=False)
+    assert guard.limit_s == pytest.approx(0.32)
+    assert guard.look(pulse, (8, "tx"), cpu_s=1.39, stopped=False)[1] == ""
+    assert guard.look(pulse, (8, "tx"), cpu_s=1.42, stopped=False)[1] != ""
+
+
+def test_this_machine_is_measured_in_a_few_milliseconds() -> None:
+    began_s = time.thread_time()
+    assert 0.05 < watch.slowness() < 100
+    assert time.thread_time() - began_s < 0.5

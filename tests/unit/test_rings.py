@@ -30,10 +30,14 @@ def put(port: rings.RingPort, number: int, size: int = 60) -> None:
     port.tx[0].give()
 
 
-def take(port: rings.RingPort) -> list[int]:
-    found = [int.from_bytes(slot.data[14:18], "big") for slot in port.rx[0]]
-    port.rx[0].give(port.rx[0].space)
+def take_ring(ring: rings.Ring) -> list[int]:
+    found = [int.from_bytes(slot.data[14:18], "big") for slot in ring]
+    ring.give(ring.space)
     return found
+
+
+def take(port: rings.RingPort) -> list[int]:
+    return take_ring(port.rx[0])
 
 
 def test_the_two_sides_know_each_other(pair: Pair) -> None:
@@ -209,7 +213,7 @@ def test_what_cannot_be_opened_is_one_sentence() -> None:
         rings.open(NAME, role="king")
     with pytest.raises(ShardserverError, match="no such device here"):
         rings.open(NAME, role="client")
-    with pytest.raises(ShardserverError, match="only mem:NAME has links"):
+    with pytest.raises(ShardserverError, match="only mem:NAME and mem:NAME\\^ are attached to"):
         rings.open("packet:lo", role="client")
     with rings.open(NAME, role="owner"), pytest.raises(DeviceUnavailableError, match="exists"):
         rings.open(NAME, role="owner")
@@ -275,3 +279,39 @@ def test_what_a_wire_may_do_to_a_program(pair: Pair) -> None:
         cable.disturb(fire=1)
     with pytest.raises(ShardserverError, match="out of range"):
         cable.disturb(late=32)
+
+
+def test_pipes_of_a_region_exchange_buffers_and_others_do_not() -> None:
+    name = f"mem:g{os.getpid()}{{"
+    with rings.open(name + "1@reg") as one, rings.open(name + "2@reg") as two:
+        assert one.same_region(two)
+        with rings.open(name + "3") as own:
+            assert not one.same_region(own)
+
+
+def test_a_card_with_host_rings_and_its_host() -> None:
+    name = f"mem:h{os.getpid()}"
+    with rings.open(name + "*", rings=3, slots=16) as card:
+        with rings.open(name + "^") as host, rings.open(name) as cable:
+            assert (host.mac, len(card.rx), len(host.rx)) == (card.mac, 3, 1)
+            for number in range(40):
+                put(host, number)
+                host.sync()
+                card.sync()
+                assert [take_ring(ring) for ring in card.rx] == [[], [], [number]]
+                cable.sync()
+                assert cable.rx[0].empty
+        with pytest.raises(ShardserverError, match="no device with host rings here"):
+            rings.open(f"mem:nobody{os.getpid()}^")
+
+
+def test_poll_tells_of_a_broken_ring(pair: Pair) -> None:
+    card, cable = pair
+    cable.disturb(rx_error=5)
+    with pytest.raises(ShardserverError, match="poll failed: the other side is gone"):
+        cable.poll(rings.POLLIN, 1)
+    cable.disturb(rx_error=0)
+    put(card, 3)
+    card.sync()
+    assert cable.poll(rings.POLLIN, 1) == rings.POLLIN
+    assert take(cable) == [3]
