@@ -207,9 +207,7 @@ static void rx_sync(struct fake_port *port, struct fake_kring *kring, struct nm_
     }
 }
 
-/*
- * Slots up to head leave as frames: a NIC's onto its wire, as many as that takes, a switch port's to
- * its neighbours.
+/* Slots up to head leave as frames: onto a NIC's wire while it takes them, or to a switch's ports.
  */
 static void send_out(struct fake_port *port, struct fake_kring *kring, const struct nm_ring *ring)
 {
