@@ -145,7 +145,7 @@ void rings_put(struct rings_user *user, uint32_t slots, uint16_t len)
     }
     for (uint32_t i = 0; i < slots; i++) {
         memset(nm_ring_buf(ring, ring->head), 0, ring->nr_buf_size);
-        ring->slot[ring->head].len = len;
+        ring->slot[ring->head].len = (uint16_t)max_u32(len, i == 0 ? user->min_len + 1 : 0);
         ring->slot[ring->head].flags = i + 1 < slots ? NM_MOREFRAG : 0;
         nm_ring_give(ring, nm_ring_next(ring, ring->head));
     }
