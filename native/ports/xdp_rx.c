@@ -65,7 +65,8 @@ static void take_piece(struct take *take, const struct xdp_desc *desc, bool firs
     uint32_t before = first ? PORT_VNET_HDR_LEN : 0;
     uint64_t *fill = xdp_addr_at(&take->sock->fill, take->next);
 
-    if (!entry_valid(take, desc) || !xdp_buf_valid(from, slot->buf_idx)) {
+    if (!entry_valid(take, desc) || before + desc->len > take->to->nr_buf_size ||
+        !xdp_buf_valid(from, slot->buf_idx)) {
         take->broken = true;
         return;
     }
@@ -214,6 +215,9 @@ static bool take_burst(const struct port *port, const struct xdp_socket *sock, u
     if (take.end == take.next && xdp->busy_poll) {
         wake(port, sock);
         take.end = xdp_load(sock->rx.producer);
+    }
+    if (take.end - take.next > sock->rx.size) {
+        return false;
     }
     take.space = ring->num_slots - 1 - nm_ring_distance(ring, ring->head, take.tail);
     for (uint32_t i = take.next; i != take.end && i - take.next < XDP_RX_BURST; i++) {

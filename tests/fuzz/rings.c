@@ -64,7 +64,7 @@ uint32_t rings_wild(struct input *input, uint32_t limit)
 /* The slots that are the user's now: all of them can be followed. */
 static void check_slots(const struct rings_user *user, const struct nm_ring *ring, bool rx)
 {
-    bool first = true;
+    bool first = !user->in_frame;
 
     if (!CHECK(ring->head < user->slots) || !CHECK(ring->tail < user->slots)) {
         return;
@@ -132,6 +132,7 @@ void rings_take(struct rings_user *user, uint32_t n)
         for (uint32_t i = 0; i < ring->slot[ring->head].len; i++) {
             sum = (uint8_t)(sum + bytes[i]);
         }
+        user->in_frame = ring->slot[ring->head].flags & NM_MOREFRAG;
         nm_ring_give(ring, nm_ring_next(ring, ring->head));
     }
 }
@@ -145,7 +146,7 @@ void rings_put(struct rings_user *user, uint32_t slots, uint16_t len)
     }
     for (uint32_t i = 0; i < slots; i++) {
         memset(nm_ring_buf(ring, ring->head), 0, ring->nr_buf_size);
-        ring->slot[ring->head].len = (uint16_t)max_u32(len, i == 0 ? user->min_len + 1 : 0);
+        ring->slot[ring->head].len = (uint16_t)max_u32(len, i == 0 ? user->min_len + 1 : 1);
         ring->slot[ring->head].flags = i + 1 < slots ? NM_MOREFRAG : 0;
         nm_ring_give(ring, nm_ring_next(ring, ring->head));
     }

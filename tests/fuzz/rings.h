@@ -24,6 +24,7 @@ struct rings_user {
     bool stopped; /* by the port: only a successor may go on */
     bool rx_ready;
     bool tx_ready;
+    bool in_frame;  /* head stands behind a frame's first slots */
     bool tx_spoilt; /* by its own user: no law about it until the next TX sync */
 };
 
