@@ -76,9 +76,12 @@ static void take_piece(struct take *take, const struct xdp_desc *desc, bool firs
             compiler_barrier();
             slot->buf_idx = buf;
         }
+    } else if (slot->buf_idx == buf) { /* the kernel names what it does not have */
+        take->broken = true;
+        return;
     } else {
         *fill = (uint64_t)buf * from->chunk;
-        memcpy(nm_ring_buf(take->to, take->tail) + before, from->umem + desc->addr, desc->len);
+        memmove(nm_ring_buf(take->to, take->tail) + before, from->umem + desc->addr, desc->len);
     }
     slot->len = (uint16_t)(before + desc->len);
     slot->flags = desc->options & XDP_DESC_CONTD ? NM_MOREFRAG : 0;

@@ -67,8 +67,8 @@ static void work_tx(void)
     }
 }
 
-/* One word of a ring, or of a slot that is not the user's. */
-static void poke(struct nm_ring *ring, uint32_t user_tail)
+/* One word of a ring, or of a slot outside of [head, tail), as the user has them. */
+static void poke(struct nm_ring *ring, uint32_t head, uint32_t tail)
 {
     uint8_t what = input_u8(&lab.input);
     uint32_t at = (what >> 4) % SLOTS;
@@ -89,8 +89,7 @@ static void poke(struct nm_ring *ring, uint32_t user_tail)
     default:
         break;
     }
-    if (ring->head >= SLOTS ||
-        nm_ring_distance(ring, ring->head, at) < nm_ring_distance(ring, ring->head, user_tail)) {
+    if (head >= SLOTS || nm_ring_distance(ring, head, at) < nm_ring_distance(ring, head, tail)) {
         return;
     }
     if ((what & 3) == 0) {
@@ -102,10 +101,12 @@ static void poke(struct nm_ring *ring, uint32_t user_tail)
     }
 }
 
-static void poke_all(struct nm_ring *ring, uint32_t user_tail)
+static void poke_all(struct nm_ring *ring, uint32_t tail)
 {
+    uint32_t head = ring->head;
+
     for (uint8_t n = input_u8(&lab.input) % POKES_MAX; n > 0; n--) {
-        poke(ring, user_tail);
+        poke(ring, head, tail);
     }
 }
 
