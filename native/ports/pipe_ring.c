@@ -281,6 +281,10 @@ static int pipe_recover(struct port *port)
 {
     struct pipe_place *place = place_of(port);
 
+    if (port->tx->num_slots != place->slots || port->rx->num_slots != place->slots) {
+        port->counters->errors++;
+        return -EIO;
+    }
     pipe_way_recover(place->out, port->tx, place->peer_rx, place->bufs);
     if (atomic_load(&place->side->sync_seq) & 1) {
         atomic_fetch_add(&place->side->sync_seq, 1);

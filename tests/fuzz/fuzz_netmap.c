@@ -67,7 +67,7 @@ static void work_tx(void)
     }
 }
 
-/* One word of a ring, or of a slot outside of [head, tail), as the user has them. */
+/* One word of a ring, or of a slot outside of [head, tail), which are the user's until a sync. */
 static void poke(struct nm_ring *ring, uint32_t head, uint32_t tail)
 {
     uint8_t what = input_u8(&lab.input);
@@ -101,10 +101,8 @@ static void poke(struct nm_ring *ring, uint32_t head, uint32_t tail)
     }
 }
 
-static void poke_all(struct nm_ring *ring, uint32_t tail)
+static void poke_all(struct nm_ring *ring, uint32_t head, uint32_t tail)
 {
-    uint32_t head = ring->head;
-
     for (uint8_t n = input_u8(&lab.input) % POKES_MAX; n > 0; n--) {
         poke(ring, head, tail);
     }
@@ -124,13 +122,13 @@ static int fuzz_ioctl(int fd, unsigned long request, void *arg)
             work_rx();
         }
         if (how & 0x80) {
-            poke_all(lab.rings.rx, lab.shared.rx_tail);
+            poke_all(lab.rings.rx, lab.shared.rx_head, lab.shared.rx_tail);
         }
         return 0;
     }
     work_tx();
     if (how & 0x80) {
-        poke_all(lab.rings.tx, lab.shared.tx_tail);
+        poke_all(lab.rings.tx, lab.shared.tx_head, lab.shared.tx_tail);
     }
     return how == 0x10 ? -EINTR : 0;
 }
