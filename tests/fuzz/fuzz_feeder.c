@@ -78,7 +78,7 @@ static void publish(void)
 {
     static uint8_t frame[FRAMEWISE_FRAME_MAX];
     struct vnet_hdr hdr = {.flags = input_u8(&lab.input)};
-    uint32_t len = 14 + input_u16(&lab.input) % (FRAMEWISE_FRAME_MAX - 13);
+    uint32_t len = 14u + input_u16(&lab.input) % (FRAMEWISE_FRAME_MAX - 13u);
     struct iovec parts[2] = {{&hdr, sizeof(hdr)}, {frame, len}};
     struct nm_ring *ring = lab.ring.rings.rx;
     uint32_t slots = (PORT_VNET_HDR_LEN + len + BUF - 1) / BUF;
