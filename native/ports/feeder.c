@@ -74,8 +74,8 @@ static int fed_rx_sync(struct port *port, uint64_t now_us)
     uint32_t filled = atomic_load_explicit(&shared->filled, memory_order_acquire);
 
     (void)now_us;
-    if (ring->head >= ring->num_slots || filled >= ring->num_slots ||
-        tail >= ring->num_slots || shared->broken ||
+    if (ring->head >= ring->num_slots || filled >= ring->num_slots || tail >= ring->num_slots ||
+        shared->broken ||
         nm_ring_distance(ring, ring->head, filled) < nm_ring_distance(ring, ring->head, tail)) {
         return stop(port);
     }

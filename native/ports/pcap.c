@@ -45,7 +45,7 @@ struct pcap_device {
     uint32_t filter_len;
     struct sock_filter filter[SOCKET_FILTER_MAX];
     int lock_fd;
-    int drop_fd; /* host_drop.h; negative: none */
+    int drop_fd;  /* host_drop.h; negative: none */
     uint64_t cut; /* frames of which the capture holds but a part */
     struct feeder feeder;
 };

@@ -1,7 +1,7 @@
 /*
  * A capture file of any bytes: lengths, counts, link types, byte orders, a file that ends anywhere.
- * libpcap reads it in the feeder's process, as in a server; it is refused in a sentence, replayed to
- * its end, or named as damaged by a port that stops with a counter. The feeder never crashes.
+ * libpcap reads it in the feeder's process, as in a server; it is refused in a sentence, replayed
+ * to its end, or named as damaged by a port that stops with a counter. The feeder never crashes.
  */
 #include <dlfcn.h>
 #include <errno.h>

@@ -79,8 +79,7 @@ static void open_lab(const uint8_t *data, size_t size)
                              .caps = PORT_CAP_VNET_HDR,
                              .wait_fd = fds[0]};
     lab.port.counters = &tap_shared(&lab.port)->counters;
-    lab.user =
-        (struct rings_user){.port = &lab.port, .bufs = lab.ring.rings.bufs, .slots = SLOTS};
+    lab.user = (struct rings_user){.port = &lab.port, .bufs = lab.ring.rings.bufs, .slots = SLOTS};
 }
 
 /* The host sends: bytes of the input, then a fill up to any length. */

@@ -123,8 +123,8 @@ static void check_books(void)
     for (uint32_t i = 0; i < FRAMES; i++) {
         waiting += kernel_frame(i)->tp_status != TP_STATUS_KERNEL;
     }
-    CHECK(!lab.honest || lab.arrived == waiting + lab.port.counters->rx_frames +
-                                            lab.port.counters->rx_missed);
+    CHECK(!lab.honest ||
+          lab.arrived == waiting + lab.port.counters->rx_frames + lab.port.counters->rx_missed);
     CHECK(!lab.honest || lab.port.counters->errors == 0);
 }
 
@@ -179,10 +179,8 @@ static void open_lab(const uint8_t *data, size_t size)
                              .priv = &lab.ring,
                              .caps = PORT_CAP_VNET_HDR,
                              .wait_fd = -1};
-    lab.user = (struct rings_user){.port = &lab.port,
-                                   .bufs = lab.ring.bufs,
-                                   .slots = SLOTS,
-                                   .min_len = PORT_VNET_HDR_LEN};
+    lab.user = (struct rings_user){
+        .port = &lab.port, .bufs = lab.ring.bufs, .slots = SLOTS, .min_len = PORT_VNET_HDR_LEN};
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

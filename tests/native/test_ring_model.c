@@ -50,7 +50,8 @@ static void rings_begin_empty_and_free_but_for_one_slot(void)
     mem_detach(client);
     device_close(device);
     for (uint32_t i = 0; i < 2; i++) {
-        ends[i] = soft_wire_open(soft_wire_name("mem:first", links[i]), &config, i ? ends[0] : NULL);
+        ends[i] =
+            soft_wire_open(soft_wire_name("mem:first", links[i]), &config, i ? ends[0] : NULL);
         check_first_state(&ends[i]->ports[0]);
     }
     device_close(ends[1]);
