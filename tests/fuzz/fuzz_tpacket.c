@@ -60,7 +60,7 @@ static void poke(struct tpacket2_hdr *frame)
 {
     uint8_t what = input_u8(&lab.input);
     uint32_t len = PACKET_VNET_LEN;
-    uint16_t place;
+    const uint8_t *bytes;
 
     switch (what & 7) {
     case 0:
@@ -86,8 +86,8 @@ static void poke(struct tpacket2_hdr *frame)
         frame->tp_padding[0] = what;
         break;
     default:
-        place = (uint16_t)(MAC_AT - PACKET_VNET_LEN);
-        memcpy((uint8_t *)frame + place, input_bytes(&lab.input, &len), len);
+        bytes = input_bytes(&lab.input, &len);
+        memcpy((uint8_t *)frame + MAC_AT - PACKET_VNET_LEN, bytes, len);
         return; /* an honest kernel may say anything there */
     }
     lab.honest = false;

@@ -138,10 +138,11 @@ static void a_wild_record_of_a_pipe_is_not_repeated(void)
     struct port *port = &ends[0]->ports[0];
     uint32_t before = port->tx->slot[0].buf_idx;
 
-    swap_begin(&way->log, &wild);
-    CHECK_EQ(port->ops->recover(port), 0);
     swap_begin(&way->log, &(struct swap_record){.left_buf = before, .right_buf = 1u << 29});
     CHECK_EQ(port->ops->recover(port), 0);
+    swap_begin(&way->log, &wild);
+    CHECK_EQ(port->ops->recover(port), 0);
+    CHECK_EQ(way->filled, 0);
     CHECK_EQ(port->tx->slot[0].buf_idx, before);
     CHECK_EQ(device_audit(ends[0]), 0);
     close_pipe();
