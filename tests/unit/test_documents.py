@@ -28,8 +28,8 @@ def names() -> list[str]:
 
 
 def is_test(source: str, name: str) -> bool:
-    """True when the source defines it, and a C file also runs it."""
-    if re.search(rf"^def {name}\(", source, re.M):
+    """True when the source defines it, and a C file also runs it (the suite's cases: run.c)."""
+    if re.search(rf"^def {name}\(|^void {name}\(struct rig \*rig\)", source, re.M):
         return True
     defined = re.search(rf"^static void {name}\(void\)$", source, re.M)
     return bool(defined) and len(re.findall(rf"\b{name}\b", source)) > 1
