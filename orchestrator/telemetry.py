@@ -78,6 +78,7 @@ def _counters(stats: ShardStats) -> dict[str, Any]:
             "dropped": verdict.get("steer_dropped", 0),
         },
         "syscalls": stats.syscalls,
+        "ring_errors": stats.ring_errors,
         "copied_bytes": counter.get("copied_bytes", 0),
         "retransmits": counter.get("retransmits", 0),
         "counters": dict(counter),

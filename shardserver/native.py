@@ -8,6 +8,7 @@ the load client's calls stand at the end. Calls release the GIL.
 from __future__ import annotations
 
 import enum
+import errno
 import functools
 import os
 from collections.abc import Callable
@@ -422,7 +423,8 @@ class Server:
         """Turns of the worker loop; raises when the port is dead."""
         code = self._lib.ss_worker_run(self.handle, shard, for_us)
         if code < 0:
-            _raise(code, None, f"{self.name}-{shard}: the ring is dead")
+            why = "it holds what cannot be" if code == -errno.EIO else "the ring is dead"
+            _raise(code, None, f"{self.name}-{shard}: the port has stopped, {why}")
 
     def drain(self, shard: int, on: bool) -> None:
         """No new connections from now on, or again."""

@@ -30,20 +30,40 @@ static const struct fed_ring *fed_ring(const struct port *port)
     return port->priv;
 }
 
-/* Frames in [from, to), which the feeder has just published. */
-static void count(const struct port *port, uint32_t from, uint32_t to)
+/*
+ * Frames in [from, to), which the feeder has just published. It is another process, and it reads
+ * what strangers wrote: a slot is looked at before anybody follows it. False: one cannot be.
+ */
+static bool take(const struct port *port, uint32_t from, uint32_t to)
 {
     const struct nm_ring *ring = port->rx;
     struct port_counters *counters = port->counters;
+    uint64_t frames = 0;
+    uint64_t bytes = 0;
+    bool first = true;
 
-    counters->rx_syncs++;
     for (uint32_t at = from; at != to; at = nm_ring_next(ring, at)) {
-        bool last = !(ring->slot[at].flags & NM_MOREFRAG);
+        const struct nm_slot *slot = &ring->slot[at];
+        bool last = !(slot->flags & NM_MOREFRAG);
 
-        counters->rx_frames += last;
-        counters->rx_bytes += ring->slot[at].len;
-        counters->rx_bytes -= last ? PORT_VNET_HDR_LEN : 0;
+        if (slot->buf_idx < NM_BUF_FIRST || slot->buf_idx >= fed_ring(port)->rings.bufs ||
+            slot->len > ring->nr_buf_size || (first && slot->len <= PORT_VNET_HDR_LEN)) {
+            return false;
+        }
+        frames += last;
+        bytes += slot->len - (first ? PORT_VNET_HDR_LEN : 0u);
+        first = last;
     }
+    counters->rx_frames += frames;
+    counters->rx_bytes += bytes;
+    counters->rx_syncs += frames > 0;
+    return first;
+}
+
+static int stop(const struct port *port)
+{
+    port->counters->errors++;
+    return -EIO;
 }
 
 static int fed_rx_sync(struct port *port, uint64_t now_us)
@@ -54,18 +74,21 @@ static int fed_rx_sync(struct port *port, uint64_t now_us)
     uint32_t filled = atomic_load_explicit(&shared->filled, memory_order_acquire);
 
     (void)now_us;
-    if (ring->head >= ring->num_slots || filled >= ring->num_slots || shared->broken) {
-        port->counters->errors++;
-        return -EIO;
+    if (ring->head >= ring->num_slots || filled >= ring->num_slots || tail >= ring->num_slots ||
+        shared->broken ||
+        nm_ring_distance(ring, ring->head, filled) < nm_ring_distance(ring, ring->head, tail)) {
+        return stop(port);
     }
     atomic_store_explicit(&shared->returned, ring->head, memory_order_release);
     port->counters->rx_missed = shared->missed;
     port->counters->rx_ended = fed_ring(port)->common->ended;
     if (filled != tail) {
+        if (!take(port, tail, filled)) {
+            return stop(port);
+        }
         __atomic_store_n(&ring->tail, filled, __ATOMIC_RELEASE);
-        count(port, tail, filled);
     } else if (fed_ring(port)->common->gone) {
-        return -ENODEV;
+        return fed_ring(port)->common->gone == EBADMSG ? stop(port) : -ENODEV;
     }
     return 0;
 }

@@ -42,7 +42,7 @@ struct fed_shared {
 
 /* Shared by all rings of a device. */
 struct feeder_shared {
-    _Atomic uint32_t gone;  /* errno: the device is no more */
+    _Atomic uint32_t gone;  /* errno: the device is no more; EBADMSG: its frames cannot be read */
     _Atomic uint32_t ended; /* 1: a file was read to its end */
     uint64_t key[FEEDER_HASH_KEY_WORDS];
 };
@@ -60,7 +60,8 @@ struct fed_ring {
 struct feeder_source {
     const char *spec;
     /* One frame behind its header, valid until the next call. Its length, 0: none now, -ENODATA:
-     * the end of a file, or another -errno: the device is gone. */
+     * the end of a file, -EBADMSG: a file that is damaged there, or another -errno: the device is
+     * gone. */
     int (*receive)(void *source, struct vnet_hdr *hdr, const uint8_t **frame);
     /* In the parent, before a dead feeder's successor is forked: 0 or -errno. NULL: nothing to do.
      */

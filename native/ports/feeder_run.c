@@ -272,6 +272,7 @@ _Noreturn void feeder_run(struct feeder *feeder, pid_t parent)
             poll(&fd, 1, POLL_MS);
         }
     }
+    book_lost(feeder, &booked);
     if (code == -ENODATA) {
         feeder->shared->ended = 1;
     } else {

@@ -104,11 +104,14 @@ int netmap_rx_sync(struct port *port, uint64_t now_us)
     uint32_t head;
     int code;
 
+    if (shared->broken) {
+        return broken(port);
+    }
     if (netmap_ring(port)->rx_stub) {
         return 0;
     }
     head = ring->head;
-    if (shared->broken || !user_valid(ring, shared->rx_head, shared->rx_tail)) {
+    if (!user_valid(ring, shared->rx_head, shared->rx_tail)) {
         return broken(port);
     }
     code = netmap_bridge_pull(port, now_us);
@@ -199,10 +202,13 @@ int netmap_tx_sync(struct port *port, uint64_t now_us)
     const struct nm_ring *ring = port->tx;
     int code;
 
-    if (netmap_ring(port)->tx_stub || tx_may_wait(port, now_us)) {
+    if (netmap_ring(port)->tx_stub) {
         return 0;
     }
-    if (!hand_over(port)) {
+    if (!shared->broken && tx_may_wait(port, now_us)) {
+        return take_completed(port);
+    }
+    if (shared->broken || !hand_over(port)) {
         return broken(port);
     }
     code = call(port, NM_IOC_TXSYNC);
@@ -213,6 +219,17 @@ int netmap_tx_sync(struct port *port, uint64_t now_us)
     shared->tx_unsynced = 0;
     shared->tx_synced_us = now_us;
     return ring->head == shared->tx_head ? take_completed(port) : broken(port);
+}
+
+/* A poll has synced both rings: room that it brought is looked at before anybody writes there. */
+static void look_behind_poll(const struct port *port)
+{
+    struct netmap_shared *shared = netmap_shared(port);
+
+    if (!netmap_ring(port)->tx_stub &&
+        (!user_valid(port->tx, shared->tx_head, shared->tx_tail) || take_completed(port) != 0)) {
+        shared->broken = 1;
+    }
 }
 
 /*
@@ -233,16 +250,14 @@ static int port_sleep_arm(struct port *port)
     }
     port->counters->syscalls++;
     file->kernel->poll(file->fd, POLLIN | POLLOUT, TX_FULL_WAIT_MS);
+    look_behind_poll(port);
     return 1;
 }
 
-/* The poll has synced both rings: room that it brought is looked at before anybody writes there. */
 static void port_sleep_disarm(struct port *port)
 {
     port->counters->syscalls++;
-    if (!netmap_ring(port)->tx_stub && take_completed(port) != 0) {
-        netmap_shared(port)->broken = 1;
-    }
+    look_behind_poll(port);
 }
 
 /*
@@ -256,12 +271,16 @@ static int port_recover(struct port *port)
 
     if (!netmap_ring(port)->rx_stub) {
         port->rx->cur = port->rx->head; /* killed inside nm_ring_give() */
+        if (!user_valid(port->rx, shared->rx_head, shared->rx_tail)) {
+            return broken(port);
+        }
         shared->rx_head = port->rx->head;
         code = take_received(port);
     }
     if (code == 0 && !netmap_ring(port)->tx_stub) {
         port->tx->cur = port->tx->head;
-        code = take_completed(port);
+        code = user_valid(port->tx, shared->tx_head, shared->tx_tail) ? take_completed(port)
+                                                                      : broken(port);
     }
     return code != 0 ? code : netmap_bridge_recover(port);
 }

@@ -92,9 +92,16 @@ static uint32_t slots_for(const struct take *take, const struct tpacket2_hdr *fr
     return (len + take->to->nr_buf_size - 1) / take->to->nr_buf_size;
 }
 
-static void copy_frame(struct take *take, const struct tpacket2_hdr *frame)
+/* The frame lies within its place, behind both headers. */
+static bool frame_valid(const struct tpacket2_hdr *frame)
 {
-    const uint8_t *data = (const uint8_t *)frame + frame->tp_mac;
+    return frame->tp_mac >= sizeof(*frame) + PACKET_VNET_LEN &&
+           frame->tp_snaplen <= PACKET_FRAME_SIZE - (uint32_t)frame->tp_mac;
+}
+
+static void copy_frame(struct take *take, const uint8_t *place, const struct tpacket2_hdr *frame)
+{
+    const uint8_t *data = place + frame->tp_mac;
     const uint8_t *end = data + frame->tp_snaplen;
     uint32_t start = 0;
 
@@ -128,26 +135,33 @@ static void copy_frame(struct take *take, const struct tpacket2_hdr *frame)
     take->bytes -= PORT_VNET_HDR_LEN;
 }
 
-/* Copies the next frame, or leaves it out if the kernel cut it; false: none, or no room for it. */
+/*
+ * Copies the next frame, or leaves it out if the kernel cut it; false: none, or no room for it. Its
+ * header is read once: what is written there meanwhile is not believed.
+ */
 static bool take_frame(struct take *take)
 {
-    struct tpacket2_hdr *frame = frame_at(take->from, take->index);
-    uint32_t status = frame_status(frame);
+    struct tpacket2_hdr *place = frame_at(take->from, take->index);
+    uint32_t status = frame_status(place);
+    struct tpacket2_hdr frame;
 
     if (!(status & TP_STATUS_USER)) {
         return false;
     }
-    if (frame->tp_snaplen < frame->tp_len) {
+    memcpy(&frame, place, sizeof(frame));
+    if (frame.tp_snaplen < frame.tp_len || frame.tp_snaplen < ETH_HDR_LEN) {
         take->cut++;
-    } else if (slots_for(take, frame) > take->space) {
+    } else if (!frame_valid(&frame)) {
+        take->broken = true;
+    } else if (slots_for(take, &frame) > take->space) {
         return false;
     } else {
-        copy_frame(take, frame);
+        copy_frame(take, (const uint8_t *)place, &frame);
     }
     if (take->broken) {
         return false;
     }
-    frame->tp_padding[0] = MARK;
+    place->tp_padding[0] = MARK;
     take->losing |= (status & TP_STATUS_LOSING) != 0;
     take->index = frame_next(take->from, take->index);
     prefetch_line(frame_at(take->from, take->index));

@@ -45,7 +45,8 @@ struct pcap_device {
     uint32_t filter_len;
     struct sock_filter filter[SOCKET_FILTER_MAX];
     int lock_fd;
-    int drop_fd; /* host_drop.h; negative: none */
+    int drop_fd;  /* host_drop.h; negative: none */
+    uint64_t cut; /* frames of which the capture holds but a part */
     struct feeder feeder;
 };
 
@@ -162,18 +163,38 @@ static int open_file(struct pcap_device *pcap, char *error)
     return 0;
 }
 
+/* The end of a capture, or of what can be read of it: the words are the library's. */
+static int end_of_file(struct pcap_device *pcap, int status)
+{
+    if (status == PCAP_READ_END) {
+        return -ENODATA;
+    }
+    dprintf(STDERR_FILENO, "%s: the capture is damaged: %.200s\n", pcap->spec,
+            pcap->lib.geterr(pcap->handle));
+    return -EBADMSG;
+}
+
+/* Whole frames only, of a size that the rings take. */
+static int next_whole(struct pcap_device *pcap, struct pcap_packet **packet, const uint8_t **frame)
+{
+    int status = pcap->lib.next_ex(pcap->handle, packet, frame);
+
+    while (status == 1 && ((*packet)->caplen < (*packet)->len || (*packet)->caplen > SNAPLEN ||
+                           (*packet)->caplen < ETH_HDR_LEN)) {
+        pcap->cut++;
+        status = pcap->lib.next_ex(pcap->handle, packet, frame);
+    }
+    return status;
+}
+
 static int receive(void *source, struct vnet_hdr *hdr, const uint8_t **frame)
 {
     struct pcap_device *pcap = source;
     struct pcap_packet *packet;
-    int status;
+    int status = next_whole(pcap, &packet, frame);
 
-    do {
-        status = pcap->lib.next_ex(pcap->handle, &packet, frame);
-    } while (status == 1 && (packet->caplen < packet->len || packet->caplen > SNAPLEN ||
-                             packet->caplen < ETH_HDR_LEN));
-    if (status == PCAP_READ_END && pcap->file) {
-        return -ENODATA;
+    if (status != 1 && pcap->file) {
+        return end_of_file(pcap, status);
     }
     if (status != 1) {
         return status == 0 ? 0 : -ENODEV;
@@ -221,7 +242,10 @@ static uint64_t lost(void *source)
     struct pcap_device *pcap = source;
     struct pcap_counts counts = {0};
 
-    return pcap->file || pcap->lib.stats(pcap->handle, &counts) != 0 ? 0 : counts.dropped;
+    if (!pcap->file && pcap->lib.stats(pcap->handle, &counts) != 0) {
+        return 0;
+    }
+    return pcap->cut + counts.dropped;
 }
 
 /* The dead feeder knew where in the kernel's ring it stood, and nobody else: a new ring, then. */

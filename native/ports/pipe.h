@@ -86,4 +86,5 @@ struct pipe_place {
 extern const struct port_ops pipe_port_ops;
 
 /* Completes what a dead sender left half done. */
-void pipe_way_recover(struct pipe_way *way, struct nm_ring *tx, struct nm_ring *peer_rx);
+void pipe_way_recover(struct pipe_way *way, struct nm_ring *tx, struct nm_ring *peer_rx,
+                      uint32_t bufs);

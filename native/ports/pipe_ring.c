@@ -159,6 +159,7 @@ static int pipe_tx_sync(struct port *port, uint64_t now_us)
     int code = 0;
 
     if (port->tx->head >= place->slots || filled >= place->slots ||
+        atomic_load_explicit(&place->out->released, memory_order_relaxed) >= place->slots ||
         port->tx->num_slots != place->slots) {
         port->counters->errors++;
         return -EIO;
@@ -208,7 +209,8 @@ static int pipe_rx_sync(struct port *port, uint64_t now_us)
 
     (void)now_us;
     if (rx->head >= place->slots || rx->tail >= place->slots || end >= place->slots ||
-        rx->num_slots != place->slots) {
+        rx->num_slots != place->slots || /* or it would take back what we have: */
+        nm_ring_distance(rx, rx->head, end) < nm_ring_distance(rx, rx->head, rx->tail)) {
         port->counters->errors++;
         return -EIO;
     }
@@ -246,13 +248,16 @@ static void pipe_sleep_disarm(struct port *port)
     }
 }
 
-void pipe_way_recover(struct pipe_way *way, struct nm_ring *tx, struct nm_ring *peer_rx)
+void pipe_way_recover(struct pipe_way *way, struct nm_ring *tx, struct nm_ring *peer_rx,
+                      uint32_t bufs)
 {
     const struct swap_record *last = swap_last(&way->log);
 
     if (way->filled >= tx->num_slots) { /* nonsense from the other side: as after an open */
         way->filled = 0;
         way->log.turn = 0;
+    } else if (last && (!buf_valid(last->left_buf, bufs) || !buf_valid(last->right_buf, bufs))) {
+        way->log.turn = 0; /* the same: nothing is exchanged for what cannot be */
     } else if (last && last->right == way->filled &&
                last->left == last->right) { /* begun, and perhaps not finished */
         struct nm_slot *mine = &tx->slot[last->left];
@@ -277,7 +282,11 @@ static int pipe_recover(struct port *port)
 {
     struct pipe_place *place = place_of(port);
 
-    pipe_way_recover(place->out, port->tx, place->peer_rx);
+    if (port->tx->num_slots != place->slots || port->rx->num_slots != place->slots) {
+        port->counters->errors++;
+        return -EIO;
+    }
+    pipe_way_recover(place->out, port->tx, place->peer_rx, place->bufs);
     if (atomic_load(&place->side->sync_seq) & 1) {
         atomic_fetch_add(&place->side->sync_seq, 1);
     }

@@ -61,6 +61,9 @@ static int single_receive(void *source, struct vnet_hdr *hdr, const uint8_t **fr
     if (len < 0) {
         return errno == EAGAIN || errno == EINTR ? 0 : -errno;
     }
+    if (len <= PORT_VNET_HDR_LEN) { /* no frame; below 0 the device were gone */
+        return 0;
+    }
     memcpy(hdr, single->frame, sizeof(*hdr));
     *frame = single->frame + sizeof(*hdr);
     return (int)len - PORT_VNET_HDR_LEN;

@@ -447,6 +447,13 @@ static void skip_rest(struct vale_device *vale)
     vale->side->tx_hwcur = at;
 }
 
+/* What a record names exists: anything else in it was never written by us. */
+static bool record_valid(const struct vale_device *vale, const struct swap_record *record)
+{
+    return record->lane < VALE_PORTS && record->left < vale->slots &&
+           buf_valid(record->left_buf, vale->bufs) && buf_valid(record->right_buf, vale->bufs);
+}
+
 /* See the order of stores in tx_exchange. A frame cut short ends where it was cut. */
 static void recover_tx(struct vale_device *vale)
 {
@@ -454,7 +461,7 @@ static void recover_tx(struct vale_device *vale)
     const struct swap_record *last = swap_last(&side->tx_log);
     struct vale_lane *lane;
 
-    if (!last || last->lane >= VALE_PORTS || last->left >= vale->tx->num_slots) {
+    if (!last || !record_valid(vale, last)) {
         return;
     }
     lane = vale_lane_at(vale, vale->port, last->lane);
@@ -486,7 +493,7 @@ static void recover_rx(struct vale_device *vale)
     const struct swap_record *last = swap_last(&side->rx_log);
     struct vale_lane *lane;
 
-    if (!last || last->lane >= VALE_PORTS || last->left >= vale->rx->num_slots) {
+    if (!last || !record_valid(vale, last)) {
         return;
     }
     lane = vale_lane_at(vale, last->lane, vale->port);
@@ -494,7 +501,10 @@ static void recover_rx(struct vale_device *vale)
         struct nm_slot *cell = vale_cell_at(lane, last->right);
 
         if (cell->buf_idx == last->right_buf) {
-            vale->rx->slot[last->left] = *cell;
+            vale->rx->slot[last->left] =
+                (struct nm_slot){.buf_idx = last->right_buf,
+                                 .len = (uint16_t)min_u32(cell->len, vale->buf_size),
+                                 .flags = (uint16_t)(cell->flags & NM_MOREFRAG)};
             compiler_barrier();
             cell->buf_idx = last->left_buf;
         }

@@ -57,8 +57,7 @@ static void port_sleep_disarm(struct port *port)
 static int port_recover(struct port *port)
 {
     xdp_rx_recover(port);
-    xdp_tx_recover(port);
-    return 0;
+    return xdp_tx_recover(port);
 }
 
 const struct port_ops xdp_port_ops = {

@@ -196,7 +196,8 @@ bool xdp_rx_ready(const struct xdp_port *xdp);
 void xdp_rx_recover(struct port *port);
 int xdp_tx_sync(struct port *port, uint64_t now_us);
 bool xdp_tx_unsent(const struct xdp_port *xdp);
-void xdp_tx_recover(struct port *port);
+/* 0, or -EIO: what the kernel says it has sent cannot be. */
+int xdp_tx_recover(struct port *port);
 
 static inline const struct xdp_port *xdp_port(const struct port *port)
 {

@@ -65,7 +65,8 @@ static void take_piece(struct take *take, const struct xdp_desc *desc, bool firs
     uint32_t before = first ? PORT_VNET_HDR_LEN : 0;
     uint64_t *fill = xdp_addr_at(&take->sock->fill, take->next);
 
-    if (!entry_valid(take, desc) || !xdp_buf_valid(from, slot->buf_idx)) {
+    if (!entry_valid(take, desc) || before + desc->len > take->to->nr_buf_size ||
+        !xdp_buf_valid(from, slot->buf_idx)) {
         take->broken = true;
         return;
     }
@@ -75,9 +76,12 @@ static void take_piece(struct take *take, const struct xdp_desc *desc, bool firs
             compiler_barrier();
             slot->buf_idx = buf;
         }
+    } else if (slot->buf_idx == buf) { /* the kernel names what it does not have */
+        take->broken = true;
+        return;
     } else {
         *fill = (uint64_t)buf * from->chunk;
-        memcpy(nm_ring_buf(take->to, take->tail) + before, from->umem + desc->addr, desc->len);
+        memmove(nm_ring_buf(take->to, take->tail) + before, from->umem + desc->addr, desc->len);
     }
     slot->len = (uint16_t)(before + desc->len);
     slot->flags = desc->options & XDP_DESC_CONTD ? NM_MOREFRAG : 0;
@@ -214,6 +218,9 @@ static bool take_burst(const struct port *port, const struct xdp_socket *sock, u
     if (take.end == take.next && xdp->busy_poll) {
         wake(port, sock);
         take.end = xdp_load(sock->rx.producer);
+    }
+    if (take.end - take.next > sock->rx.size) {
+        return false;
     }
     take.space = ring->num_slots - 1 - nm_ring_distance(ring, ring->head, take.tail);
     for (uint32_t i = take.next; i != take.end && i - take.next < XDP_RX_BURST; i++) {

@@ -250,6 +250,9 @@ static bool reclaim(const struct port *port)
     uint32_t last = xdp_load(done->producer);
     uint32_t slot = shared->tx_done;
 
+    if (last - next > done->size) {
+        return false;
+    }
     for (; next != last; next++) {
         if (!note_done(xdp, *xdp_addr_at(done, next))) {
             return false;
@@ -273,9 +276,10 @@ static bool send_burst(struct port *port, bool *broken)
     const struct xdp_fifo *tx = &xdp->socket[0].tx;
     uint64_t commit = ((struct xdp_shared *)port->shared)->tx_commit;
     struct burst burst = {.slot = (uint32_t)(commit >> 32), .next = (uint32_t)commit};
+    uint32_t used = burst.next - xdp_load(tx->consumer);
 
-    burst.room = tx->size - (burst.next - xdp_load(tx->consumer));
-    *broken = !build(xdp, &burst);
+    burst.room = tx->size - used;
+    *broken = used > tx->size || !build(xdp, &burst);
     if (burst.frames + burst.dropped == 0) {
         return false;
     }
@@ -307,7 +311,7 @@ int xdp_tx_sync(struct port *port, uint64_t now_us)
     return 0;
 }
 
-void xdp_tx_recover(struct port *port)
+int xdp_tx_recover(struct port *port)
 {
     const struct xdp_port *xdp = xdp_port(port);
     struct xdp_shared *shared = port->shared;
@@ -317,5 +321,5 @@ void xdp_tx_recover(struct port *port)
     if (*xdp->socket[0].tx.producer == (uint32_t)shared->tx_plan) {
         store_word(&shared->tx_commit, shared->tx_plan);
     }
-    ENSURE(reclaim(port));
+    return reclaim(port) ? 0 : xdp_broken(port);
 }

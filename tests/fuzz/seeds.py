@@ -316,6 +316,50 @@ OPTION = {
     "more-replies-than-fit": b"\x01\xfe" + b"\n\n" * 900,
 }
 
+# fuzz_pcap: bit 0 of the first byte puts a whole header before the rest
+P_RAW, P_RECORDS = b"\0", b"\1"
+FRAME_60 = bytes(range(60))
+
+
+def capture(order: str = "<", magic: int = 0xA1B2C3D4, snap: int = 65535, link: int = 1) -> bytes:
+    return P_RAW + struct.pack(f"{order}IHHiIII", magic, 2, 4, 0, 0, snap, link)
+
+
+def record(caplen: int, length: int, data: bytes = FRAME_60, order: str = "<") -> bytes:
+    return struct.pack(f"{order}IIII", 0, 0, caplen, length) + data
+
+
+def block(kind: int, body: bytes) -> bytes:
+    size = 12 + len(body)
+    return struct.pack("<II", kind, size) + body + struct.pack("<I", size)
+
+
+SECTION = block(0x0A0D0D0A, struct.pack("<IHHq", 0x1A2B3C4D, 1, 0, -1))
+PCAP = {
+    "three-frames": P_RECORDS + record(60, 60) * 3,
+    "the-other-byte-order": capture(">") + record(60, 60, order=">"),
+    "nanoseconds": capture(magic=0xA1B23C4D) + record(60, 60),
+    "a-part-of-a-frame": P_RECORDS + record(60, 1500) + record(60, 60),
+    "more-than-its-length": P_RECORDS + record(60, 14) + record(60, 60),
+    "a-wild-length": P_RECORDS + record(60, 60) + record(0x80000000, 60),
+    "half-a-record": P_RECORDS + record(60, 60) + record(60, 60)[:11],
+    "half-a-frame": P_RECORDS + record(60, 60)[:40],
+    "shorter-than-a-header": P_RECORDS + record(3, 3, b"abc") + record(60, 60),
+    "empty-frame": P_RECORDS + record(0, 0, b"") + record(60, 60),
+    "longest-frame": capture(snap=262144) + record(65580, 65580, bytes(65580)),
+    "longer-than-our-rings": capture(snap=262144) + record(65581, 65581, bytes(65581)),
+    "no-ethernet": capture(link=113) + record(60, 60),
+    "no-snap-length": capture(snap=0) + record(60, 60),
+    "pcapng": P_RAW
+    + SECTION
+    + block(1, struct.pack("<HHI", 1, 0, 65535))
+    + block(6, struct.pack("<IIIII", 0, 0, 0, 60, 60) + FRAME_60),
+    "pcapng-with-a-wild-block": P_RAW + SECTION + struct.pack("<II", 6, 0xFFFFFFF0),
+    "pcapng-of-no-interface": P_RAW + SECTION + block(6, struct.pack("<IIIII", 9, 0, 0, 60, 60)),
+    "no-capture": P_RAW + b"not a capture, but long enough to be read as the header of one",
+    "nothing": P_RAW,
+}
+
 CORPORA = {
     "fuzz_tcp": TCP,
     "fuzz_frame": FRAME,
@@ -323,6 +367,7 @@ CORPORA = {
     "fuzz_swring": PACKET,
     "fuzz_faulty_spec": SPEC,
     "fuzz_options": OPTION,
+    "fuzz_pcap": PCAP,
 }
 
 

@@ -44,6 +44,17 @@ def test_a_thousand_connections_at_once() -> None:
         assert document["finished"] == 1000
 
 
+def test_a_thousand_connect_at_once_through_a_backlog_of_forty() -> None:
+    with running.server(*SERVER, "--workers", "2", "--backlog-max", "40") as server:
+        words = ("-c", "1000", "--messages", "1", "-s", "64", "-d", "40s")
+        document = server.load(TARGET, *words, timeout=90)
+        assert running.no_errors(document)
+        assert document["finished"] == 1000
+        stats = server.stats()
+        assert stats["total"]["verdicts"]["tcp_backlog_full"] > 0
+        assert running.books_agree(stats)
+
+
 def test_ten_thousand_connections_send_a_thousand_bytes_each() -> None:
     with running.server(*SERVER, "--workers", "2") as server:
         document = server.load(TARGET, "-c", "10000", "--messages", "1", "-s", "1000", "-d", "40s")

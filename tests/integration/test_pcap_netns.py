@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import tempfile
 import time
@@ -86,6 +87,30 @@ def test_a_capture_is_replayed_and_nothing_is_sent() -> None:
             assert total["tx"]["frames"] == 0
             assert total["tx"]["dropped"] == len(frames)
             assert running.books_agree(server.stats())
+
+
+def test_a_capture_that_is_damaged_later_on_stops_its_port_and_is_counted() -> None:
+    header = struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 1)
+    frame = arp_request(1)
+    with netns.lone("none") as wire, tempfile.TemporaryDirectory(prefix="ss-") as folder:
+        path = Path(folder, "d.pcap")
+        os.mkfifo(path)  # a file that grows while it is read
+        writer = os.open(path, os.O_RDWR)
+        os.write(writer, header + struct.pack("<IIII", 0, 0, len(frame), len(frame)) + frame)
+        mac = ":".join(f"{octet:02x}" for octet in SERVER_MAC)
+        with kernel_clients.server_on(wire, f"pcap:{path}", 1, "--mac", mac) as server:
+            end = time.monotonic() + kernel_clients.PATIENCE_S
+            while server.stats()["total"]["rx"]["frames"] == 0 and time.monotonic() < end:
+                time.sleep(0.05)
+            os.write(writer, struct.pack("<IIII", 1, 0, 1 << 31, 60))
+            while server.stats()["total"]["ring_errors"] == 0 and time.monotonic() < end:
+                time.sleep(0.05)
+            total = server.stats()["total"]
+            assert (total["rx"]["frames"], total["ring_errors"] > 0) == (1, True)
+            log = Path(server.runtime, f"{server.name}.log").read_text()
+            assert f"pcap:{path}: the capture is damaged: " in log
+            assert "the port has stopped, it holds what cannot be" in log
+        os.close(writer)
 
 
 def test_without_the_library_it_says_what_to_install(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@
 #include "base/wire.h"
 #include "check.h"
 #include "peer.h"
+#include "stack/ipv4.h"
 #include "stack/neighbour.h"
 
 enum {
@@ -287,6 +288,31 @@ static void where_arp_is_the_hosts_a_peer_is_where_its_segments_come_from(void)
     peer_close(&peer);
 }
 
+/* On the link: the host itself. Beyond it: the gateway, where there is one. */
+static void the_next_hop_follows_the_prefix(void)
+{
+    static const struct {
+        uint32_t prefix;
+        uint32_t to;
+        bool on_link;
+    } cases[] = {
+        {24, 0x0a4d00fe, true},  {24, 0x0a4d01fe, false}, {30, 0x0a4d0002, true},
+        {30, 0x0a4d0004, false}, {16, 0x0a4dffff, true},  {16, 0x0a4e0001, false},
+        {32, 0x0a4d0002, false}, {8, 0x0affff01, true},   {8, 0x0b000001, false},
+    };
+    static const uint32_t gateway = 0x0a4d0002;
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        struct stack_config config = {.ip = htonl(SHARD_IP),
+                                      .netmask = htonl(UINT32_MAX << (32 - cases[i].prefix))};
+        uint32_t to = htonl(cases[i].to);
+
+        CHECK_EQ(stack_next_hop(&config, to), to); /* no gateway: everybody is asked for */
+        config.gateway = htonl(gateway);
+        CHECK_EQ(stack_next_hop(&config, to), cases[i].on_link ? to : config.gateway);
+    }
+}
+
 int main(int argc, char **argv)
 {
     static const struct check_case cases[] = {
@@ -300,6 +326,7 @@ int main(int argc, char **argv)
         {"an unknown next hop is asked for", an_unknown_next_hop_is_asked_for},
         {"where ARP is the host's a peer is where its segments come from",
          where_arp_is_the_hosts_a_peer_is_where_its_segments_come_from},
+        {"the next hop follows the prefix", the_next_hop_follows_the_prefix},
         {"a flood of addresses is bounded", a_flood_of_addresses_is_bounded},
     };
 

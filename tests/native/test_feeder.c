@@ -246,6 +246,36 @@ static void a_confused_worker_gets_nothing(void)
     wire_close(&wire);
 }
 
+/* The feeder reads what strangers sent: were it theirs, it would still not reach beyond the rings.
+ */
+static void a_confused_feeder_stops_the_port(void)
+{
+    static const struct nm_slot wrong[] = {{.buf_idx = 1, .len = 100},
+                                           {.buf_idx = 1u << 30, .len = 100},
+                                           {.buf_idx = 300, .len = UINT16_MAX},
+                                           {.buf_idx = 300, .len = PORT_VNET_HDR_LEN},
+                                           {.buf_idx = 300, .len = 100, .flags = NM_MOREFRAG}};
+    struct packet_wire wire;
+    struct port *port;
+
+    if (!fed_open(&wire)) {
+        return;
+    }
+    port = &wire.device->ports[0];
+    for (uint32_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
+        struct nm_slot good = port->rx->slot[0];
+
+        port->rx->slot[0] = wrong[i];
+        shared_of(&wire)->filled = 1;
+        CHECK_EQ(port->ops->rx_sync(port, 1), -EIO);
+        CHECK(nm_ring_empty(port->rx));
+        CHECK_EQ(port->counters->errors, i + 1);
+        port->rx->slot[0] = good;
+    }
+    CHECK_EQ(port->counters->rx_frames, 0);
+    wire_close(&wire);
+}
+
 static pid_t feeder_pid(void)
 {
     char path[64];
@@ -295,6 +325,7 @@ int main(int argc, char **argv)
         {"workers killed under load lose and double nothing",
          workers_killed_under_load_lose_and_double_nothing},
         {"a confused worker gets nothing", a_confused_worker_gets_nothing},
+        {"a confused feeder stops the port", a_confused_feeder_stops_the_port},
         {"a killed feeder is replaced", a_killed_feeder_is_replaced},
     };
 

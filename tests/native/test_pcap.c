@@ -330,6 +330,79 @@ static void a_file_is_replayed_to_its_end(void)
     unlink(path);
 }
 
+/* Three frames, the second of which the capture holds a part of; then so many stray bytes. */
+static void write_damaged(const char *path, uint32_t stray)
+{
+    static const uint32_t lens[3][2] = {{60, 60}, {60, 1500}, {61, 61}};
+    static const uint8_t bytes[64];
+    FILE *file = fopen(path, "w");
+
+    put32(file, 0xa1b2c3d4);
+    put32(file, 2 | 4 << 16);
+    put32(file, 0);
+    put32(file, 0);
+    put32(file, 65535);
+    put32(file, 1);
+    for (uint32_t i = 0; i < 3; i++) {
+        put32(file, i);
+        put32(file, 0);
+        put32(file, lens[i][0]);
+        put32(file, lens[i][1]);
+        CHECK_EQ(fwrite(bytes, lens[i][0], 1, file), 1);
+    }
+    CHECK_EQ(fwrite(bytes, 1, stray, file), stray);
+    CHECK_EQ(fclose(file), 0);
+}
+
+/* Reads until the port has ended or stopped; its last code. */
+static int read_damaged(const char *path, struct port_counters *counters)
+{
+    struct device_config config = {.rings = 1, .slots = 128};
+    struct packet_wire wire = {.udp = -1};
+    uint64_t end = wire_now_us() + WAIT_MS * 1000;
+    char spec[PORT_NAME_MAX];
+    struct port *port;
+    int code = 0;
+
+    snprintf(spec, sizeof(spec), "pcap:%s", path);
+    if (!wire_open_device(&wire, spec, &config)) {
+        return 0;
+    }
+    port = &wire.device->ports[0];
+    while (code == 0 && port->counters->rx_ended == 0 && wire_now_us() < end) {
+        code = port->ops->rx_sync(port, wire_now_us());
+        nm_ring_give(port->rx, nm_ring_tail(port->rx));
+    }
+    *counters = *port->counters;
+    device_close(wire.device);
+    return code;
+}
+
+static void a_file_that_is_cut_short_stops_the_port(void)
+{
+    char path[] = "/tmp/sspcapXXXXXX";
+    struct port_counters counters = {0};
+    int fd;
+
+    if (!has_libpcap()) {
+        return;
+    }
+    fd = mkstemp(path);
+    close(fd);
+    write_damaged(path, 0);
+    CHECK_EQ(read_damaged(path, &counters), 0);
+    CHECK_EQ(counters.rx_ended, 1);
+    CHECK_EQ(counters.rx_frames, 2);
+    CHECK_EQ(counters.rx_missed, 1); /* of which the capture holds a part */
+    CHECK_EQ(counters.errors, 0);
+    write_damaged(path, 7); /* half a record's header */
+    CHECK_EQ(read_damaged(path, &counters), -EIO);
+    CHECK_EQ(counters.rx_ended, 0);
+    CHECK_EQ(counters.rx_frames, 2);
+    CHECK_EQ(counters.errors, 1);
+    unlink(path);
+}
+
 static void refused(const char *spec, int code, const char *words)
 {
     struct device_config config = {.rings = 2};
@@ -368,6 +441,7 @@ int main(int argc, char **argv)
         {"nonsense in a ring stops the port", nonsense_in_a_ring_stops_the_port},
         {"a deleted interface ends the port", a_deleted_interface_ends_the_port},
         {"a file is replayed to its end", a_file_is_replayed_to_its_end},
+        {"a file that is cut short stops the port", a_file_that_is_cut_short_stops_the_port},
         {"what cannot be opened is explained", what_cannot_be_opened_is_explained},
     };
 

@@ -14,7 +14,7 @@ INSTANCE = InstanceInfo(
 )
 ISSUE_KEYS = {
     "id", "state", "pid", "cpu", "node", "ring", "restarts", "connections", "rx", "tx", "verdicts",
-    "steered", "syscalls", "copied_bytes", "retransmits",
+    "steered", "syscalls", "copied_bytes", "retransmits", "ring_errors",
 }  # fmt: skip
 
 
