@@ -174,7 +174,7 @@ void xdp_describe(struct device *device)
                      mode_names[mode], strerror(-xdp->refused[mode]));
         }
     }
-    snprintf(device->banner, sizeof(device->banner), "AF_XDP: %s, %u%s queue%s, %s%s%s%s",
+    snprintf(device->banner, sizeof(device->banner), "AF_XDP: %s, %u%s queue%s, %s%s%s%.120s",
              mode_texts[xdp->mode], taken, of_all, xdp->queues > 1 ? "s" : "",
              xdp->wishes.busy_poll ? "busy-poll" : "need_wakeup",
              xdp->ports[0].unfinished ? ", unfinished checksums of a local peer" : "",
