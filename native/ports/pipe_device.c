@@ -171,7 +171,7 @@ static void reset_ring(struct pipe_device *pipe, uint32_t ring)
     uint32_t last;
     uint32_t at;
 
-    pipe_way_recover(out, tx, peer_rx, shared->bufs);
+    pipe_way_recover(out, tx, peer_rx, pipe->shared->bufs);
     last = out->filled ? out->filled - 1 : tx->num_slots - 1;
     peer_rx->slot[last].flags = 0; /* a frame cut short ends here */
     tx->head = tx->cur = out->filled;

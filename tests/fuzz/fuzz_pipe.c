@@ -46,6 +46,7 @@ struct end {
 
 static struct {
     struct pipe_shared *shared;
+    struct pipe_link *link; /* the only one */
     uint8_t *base;
     struct end end[PIPE_ENDS]; /* 0: ours; 1: the hostile one's */
     struct input input;
@@ -58,14 +59,15 @@ static void open_end(uint32_t which)
     struct end *end = &lab.end[which];
     struct nm_if *nifp = end->nifp;
 
-    end->device = (struct pipe_device){.shared = lab.shared, .end = which};
+    end->device =
+        (struct pipe_device){.shared = lab.shared, .link = lab.link, .links = 1, .end = which};
     /* `end` is whom nobody has to ask whether it lives: the other one, who does. */
     end->device.soft = (struct soft){.memfd = -1, .end = !which, .bells = {lab.bell, lab.bell}};
     end->place = (struct pipe_place){.pipe = &end->device,
-                                     .out = &lab.shared->way[which][0],
-                                     .in = &lab.shared->way[!which][0],
-                                     .side = &lab.shared->side[which][0],
-                                     .peer = &lab.shared->side[!which][0],
+                                     .out = &lab.link->way[which][0],
+                                     .in = &lab.link->way[!which][0],
+                                     .side = &lab.link->side[which][0],
+                                     .peer = &lab.link->side[!which][0],
                                      .peer_rx = nm_rx_ring(lab.end[!which].nifp, 0),
                                      .bufs = BUFS,
                                      .buf_size = BUF,
@@ -79,12 +81,13 @@ static void open_end(uint32_t which)
                               .wait_fd = lab.bell,
                               .bufs = BUFS};
     end->user = (struct rings_user){.port = &end->port, .bufs = BUFS, .slots = SLOTS};
-    lab.shared->up[which] = 1;
+    lab.link->up[which] = 1;
 }
 
 static void open_lab(const uint8_t *data, size_t size)
 {
-    struct region_spec specs[PIPE_ENDS] = {{1, SLOTS}, {1, SLOTS}};
+    const struct region_spec spec = {.pairs = 1, .slots = SLOTS};
+    const struct region_spec specs[PIPE_ENDS] = {spec, spec};
     size_t rings = region_rings_bytes(specs, PIPE_ENDS);
     int bell = lab.bell;
     struct region region;
@@ -94,9 +97,11 @@ static void open_lab(const uint8_t *data, size_t size)
     lab.input = (struct input){data, size};
     lab.honest = true;
     lab.base = calloc(1, rings + (size_t)BUFS * BUF);
-    lab.shared = aligned_alloc(CACHE_LINE, sizeof(*lab.shared));
+    lab.shared = aligned_alloc(CACHE_LINE, sizeof(*lab.shared) + sizeof(*lab.link));
     ENSURE(lab.base && lab.shared);
-    memset(lab.shared, 0, sizeof(*lab.shared));
+    memset(lab.shared, 0, sizeof(*lab.shared) + sizeof(*lab.link));
+    lab.link = &lab.shared->link[0];
+    lab.shared->links = 1;
     lab.shared->bufs = BUFS;
     lab.shared->rings = 1;
     region_init(&region, lab.base, rings, BUFS, BUF);
@@ -110,7 +115,7 @@ static void open_lab(const uint8_t *data, size_t size)
 static void poke_way(void)
 {
     uint8_t what = input_u8(&lab.input);
-    struct pipe_way *way = &lab.shared->way[what & 1][0];
+    struct pipe_way *way = &lab.link->way[what & 1][0];
     uint32_t value = rings_wild(&lab.input, SLOTS);
 
     switch (what >> 1 & 3) {
@@ -133,14 +138,14 @@ static void poke_way(void)
 static void poke_log(void)
 {
     uint8_t what = input_u8(&lab.input);
-    struct swap_log *log = &lab.shared->way[what & 1][0].log;
+    struct swap_log *log = &lab.link->way[what & 1][0].log;
     struct swap_record *record = &log->record[what >> 1 & 1];
 
     log->turn = what >> 4;
     record->left = rings_wild(&lab.input, SLOTS);
     record->right = what & 4 ? record->left : rings_wild(&lab.input, SLOTS);
     if (what & 8) {
-        lab.shared->way[what & 1][0].filled = record->right;
+        lab.link->way[what & 1][0].filled = record->right;
     }
     record->left_buf = rings_wild(&lab.input, BUFS);
     record->right_buf = rings_wild(&lab.input, BUFS);
@@ -200,13 +205,13 @@ static void poke_flags(void)
 
     switch (what & 3) {
     case 0:
-        lab.shared->up[what >> 2 & 1] = value;
+        lab.link->up[what >> 2 & 1] = value;
         break;
     case 1:
-        lab.shared->side[what >> 2 & 1][0].sleeping = value;
+        lab.link->side[what >> 2 & 1][0].sleeping = value;
         break;
     default:
-        lab.shared->side[what >> 2 & 1][0].sync_seq = value;
+        lab.link->side[what >> 2 & 1][0].sync_seq = value;
     }
 }
 

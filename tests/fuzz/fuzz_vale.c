@@ -89,7 +89,8 @@ static void open_member(uint32_t which)
 
 static void open_lab(const uint8_t *data, size_t size)
 {
-    struct region_spec specs[PORTS] = {{1, SLOTS}, {1, SLOTS}, {1, SLOTS}};
+    const struct region_spec spec = {.pairs = 1, .slots = SLOTS};
+    const struct region_spec specs[PORTS] = {spec, spec, spec};
     size_t rings = region_rings_bytes(specs, PORTS);
     int bell = lab.bell;
     struct region region;

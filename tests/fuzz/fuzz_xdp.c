@@ -89,7 +89,7 @@ static void open_socket(uint32_t index)
 /* As xdp_port_map and its lay_out do it, in the copy mode's place of a frame. */
 static void lay_out(void)
 {
-    struct region_spec spec = {1, SLOTS};
+    struct region_spec spec = {.pairs = 1, .slots = SLOTS};
     size_t rings = region_rings_bytes(&spec, 1);
     struct region region;
     struct nm_if *nifp;

@@ -10,7 +10,7 @@
 
 void rings_make(struct swring *rings, uint32_t slots, uint32_t buf_size, size_t extra)
 {
-    struct region_spec spec = {1, slots};
+    struct region_spec spec = {.pairs = 1, .slots = slots};
     struct region region;
     struct nm_if *nifp;
     size_t bytes;
