@@ -5,7 +5,8 @@ progress while it consumes CPU time, or while it is stopped. Progress is a turn,
 
 CPU time alone would do so where a CPU is emulated or shared by a hypervisor: what the guest counts
 as its own includes the time in which the CPU stood still. So the limit is HANG_CPU_S on a machine
-of ordinary speed, more on a slower one, and GRACE times the longest halt that ended by itself.
+of ordinary speed, more on a slower one, and GRACE times the longest halt that ended by itself; and
+one look counts LOOK_MAX_S at most, for a machine that stood still has missed the looks between.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dataclasses import dataclass, replace
 HANG_CPU_S = 0.1
 HANG_CPU_MAX_S = 5.0
 GRACE = 4
+LOOK_MAX_S = 0.2
 
 _STEPS = 20_000
 _ORDINARY_S = 0.001  # for so many steps; a CPU of 2020 takes 0.0006, an emulated one 0.02
@@ -23,12 +25,12 @@ _ORDINARY_S = 0.001  # for so many steps; a CPU of 2020 takes 0.0006, an emulate
 
 @dataclass(frozen=True)
 class Pulse:
-    """A worker's last progress seen, the CPU time consumed by then and by the last look at it."""
+    """A worker's last progress seen, its CPU time at the last look, and what it has spent since."""
 
     heartbeat: int = -1
     phase: str = ""
     cpu_s: float = 0.0
-    seen_s: float = 0.0
+    spent_s: float = 0.0
 
 
 class Watch:
@@ -43,15 +45,15 @@ class Watch:
         """The pulse from now on, and why the worker hangs; "" when it does not. `beat` is the
         number of its turns and the step it is at."""
         if beat != (pulse.heartbeat, pulse.phase):
-            halt_s = pulse.seen_s - pulse.cpu_s
-            self.limit_s = min(max(self.limit_s, GRACE * halt_s), HANG_CPU_MAX_S)
-            return Pulse(*beat, cpu_s, cpu_s), ""
+            self.limit_s = min(max(self.limit_s, GRACE * pulse.spent_s), HANG_CPU_MAX_S)
+            return Pulse(*beat, cpu_s), ""
         if stopped:
             return pulse, "it is stopped (state T)"
-        consumed = cpu_s - pulse.cpu_s
-        if consumed >= self.limit_s:
-            return pulse, f"no turn in {consumed * 1000:.0f} ms of CPU time"
-        return replace(pulse, seen_s=cpu_s), ""
+        spent_s = pulse.spent_s + min(cpu_s - pulse.cpu_s, LOOK_MAX_S)
+        pulse = replace(pulse, cpu_s=cpu_s, spent_s=spent_s)
+        if spent_s >= self.limit_s:
+            return pulse, f"no turn in {spent_s * 1000:.0f} ms of CPU time"
+        return pulse, ""
 
 
 def slowness() -> float:

@@ -151,8 +151,13 @@ def test_a_step_within_a_turn_is_progress() -> None:
 def test_a_slow_cpu_may_consume_more_before_a_worker_is_taken_as_hung() -> None:
     guard = watch.Watch(slow=12.0)
     pulse, _ = guard.look(watch.Pulse(), (7, "tx"), cpu_s=1.0, stopped=False)
-    assert guard.look(pulse, (7, "tx"), cpu_s=2.19, stopped=False)[1] == ""
-    assert guard.look(pulse, (7, "tx"), cpu_s=2.21, stopped=False)[1] != ""
+    for look in range(1, 12):
+        pulse, why = guard.look(pulse, (7, "tx"), cpu_s=1.0 + 0.1 * look, stopped=False)
+        assert why == ""
+    assert (
+        guard.look(pulse, (7, "tx"), cpu_s=2.21, stopped=False)[1]
+        == "no turn in 1210 ms of CPU time"
+    )
     assert watch.Watch(slow=1000.0).limit_s == watch.HANG_CPU_MAX_S
     assert watch.Watch(slow=0.2).limit_s == watch.HANG_CPU_S
 
@@ -163,8 +168,21 @@ def test_a_halt_that_ended_by_itself_is_granted_again_and_more() -> None:
     pulse, _ = guard.look(pulse, (7, "tx"), cpu_s=1.08, stopped=False)  # the CPU stood still
     pulse, _ = guard.look(pulse, (8, "tx"), cpu_s=1.09, stopped=False)
     assert guard.limit_s == pytest.approx(0.32)
-    assert guard.look(pulse, (8, "tx"), cpu_s=1.39, stopped=False)[1] == ""
+    pulse, why = guard.look(pulse, (8, "tx"), cpu_s=1.25, stopped=False)
+    assert why == ""
+    pulse, why = guard.look(pulse, (8, "tx"), cpu_s=1.40, stopped=False)
+    assert why == ""
     assert guard.look(pulse, (8, "tx"), cpu_s=1.42, stopped=False)[1] != ""
+
+
+def test_a_machine_that_stood_still_is_no_hang() -> None:
+    guard = watch.Watch(slow=4.0)
+    pulse, _ = guard.look(watch.Pulse(), (7, "tx"), cpu_s=1.0, stopped=False)
+    pulse, why = guard.look(pulse, (7, "tx"), cpu_s=6.8, stopped=False)  # one look, 5.8 s later
+    assert why == ""
+    assert (
+        guard.look(pulse, (7, "tx"), cpu_s=7.0, stopped=False)[1] == "no turn in 400 ms of CPU time"
+    )
 
 
 def test_this_machine_is_measured_in_a_few_milliseconds() -> None:
