@@ -16,7 +16,7 @@ enum {
 void filter_set(struct filter *filter, const struct device_config *config)
 {
     memset(filter, 0, sizeof(*filter));
-    filter->rule = config->take;
+    filter->rule = config->every_frame ? PORT_TAKE_ALL : config->take;
     filter->ip = htonl(config->ip);
     for (uint32_t i = 0; i < PORT_TCP_PORTS_MAX && config->tcp_ports[i] != 0; i++) {
         uint16_t tcp_port = config->tcp_ports[i];

@@ -403,15 +403,17 @@ static int set_mac(struct device *device, const struct device_config *config, ch
         memcpy(own, netmap->link.mac, sizeof(own));
     }
     memcpy(device->mac, memcmp(config->mac, none, 6) ? config->mac : own, 6);
-    if (netmap->name.kind != NETMAP_NIC || memcmp(device->mac, own, 6) == 0) {
+    if (netmap->name.kind != NETMAP_NIC ||
+        (memcmp(device->mac, own, 6) == 0 && !config->every_frame)) {
         return 0;
     }
     netmap->promiscuous_fd = netmap->kernel->promiscuous(netmap->name.iface);
     if (netmap->promiscuous_fd < 0) {
-        return netmap_refuse(error, device,
-                             "a MAC that is not the card's needs a promiscuous interface, which "
-                             "takes CAP_NET_RAW",
-                             netmap->promiscuous_fd);
+        return netmap_refuse(
+            error, device,
+            "frames for MACs that are not the card's need a promiscuous interface, "
+            "which takes CAP_NET_RAW",
+            netmap->promiscuous_fd);
     }
     return 0;
 }
@@ -458,7 +460,7 @@ static void describe(struct device *device)
              host_only(netmap) ? ", host rings: empty until the NIC's are open as well"
              : netmap->bridged ? ", the host's frames over host rings"
                                : "",
-             netmap->promiscuous_fd >= 0 ? ", promiscuous for a MAC of its own" : "",
+             netmap->promiscuous_fd >= 0 ? ", promiscuous" : "",
              netmap->name.kind == NETMAP_NIC && !netmap->link.running ? ", no carrier yet" : "");
 }
 

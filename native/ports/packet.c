@@ -157,11 +157,13 @@ static int set_mac(struct device *device, struct packet_device *packet,
 {
     static const uint8_t none[6];
     bool given = memcmp(config->mac, none, sizeof(none)) != 0;
+    bool other;
 
     memcpy(device->mac, given ? config->mac : packet->link.mac, sizeof(device->mac));
-    packet->promiscuous = memcmp(device->mac, packet->link.mac, sizeof(device->mac)) != 0;
+    other = memcmp(device->mac, packet->link.mac, sizeof(device->mac)) != 0;
+    packet->promiscuous = other || config->every_frame;
     device->host_arp = config->take == PORT_TAKE_PORTS;
-    if (device->host_arp && packet->promiscuous) {
+    if (device->host_arp && other) {
         return packet_refuse(error, packet->link.name,
                              "--mac with an address that is the host's: its kernel tells everybody "
                              "the card's own",
@@ -257,12 +259,15 @@ static void describe(struct device *device)
 {
     const struct packet_device *packet = device->priv;
     const char *spread = packet->fanout == PACKET_BY_QUEUE ? "the card's queue" : "flow hash";
+    bool own = memcmp(device->mac, packet->link.mac, sizeof(device->mac)) != 0;
 
     snprintf(device->banner, sizeof(device->banner),
              "AF_PACKET: %u TPACKET_V2 receive rings of %u frames by %s, transmit by sendmmsg past "
              "the qdisc, checksums and super-segments of a local peer%s%s",
              packet->rings, packet->ring[packet->rings - 1].frames, spread,
-             packet->promiscuous ? ", promiscuous for a MAC of its own" : "",
+             !packet->promiscuous ? ""
+             : own                ? ", promiscuous for a MAC of its own"
+                                  : ", promiscuous for every frame",
              packet->drop_fd >= 0 ? ", the host's stack kept off our frames" : "");
 }
 

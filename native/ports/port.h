@@ -115,8 +115,9 @@ struct device_config {
     uint32_t ip;   /* whose frames are ours, host order; 0: everybody's */
     uint32_t take; /* enum port_take; where the wire is shared with a host */
     uint16_t tcp_ports[PORT_TCP_PORTS_MAX]; /* with PORT_TAKE_PORTS; 0 ends them */
-    uint64_t queues; /* xdp: the card's queues that we take, a bit each; 0: all */
-    uint8_t mac[6];  /* mem: MAC of the server side; zero: derived from the name */
+    uint64_t queues;  /* xdp: the card's queues that we take, a bit each; 0: all */
+    uint8_t mac[6];   /* mem: MAC of the server side; zero: derived from the name */
+    bool every_frame; /* of any kind and to any MAC, whatever `take` says */
     uint64_t seed;
     char faults[128]; /* "rx.drop=5%,tx.reorder=5%,dup=2%,corrupt=0.1%,delay=1ms"; "": none */
 };

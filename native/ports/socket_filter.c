@@ -94,6 +94,19 @@ static void land(const struct writer *to, uint8_t *jump, uint32_t from)
     }
 }
 
+static void match_ours(struct writer *to, const uint8_t mac[6], const struct device_config *config)
+{
+    match_mac(to, mac);
+    match_type(to, config);
+    if (config->ip != 0) {
+        load(to, BPF_W, AT_DST);
+        test(to, BPF_JEQ, config->ip, NEXT, REFUSE);
+    }
+    if (config->take == PORT_TAKE_PORTS) {
+        match_port(to, config->tcp_ports);
+    }
+}
+
 uint32_t socket_filter_make(struct sock_filter code[SOCKET_FILTER_MAX], const uint8_t mac[6],
                             const struct device_config *config, bool in_kernel)
 {
@@ -103,14 +116,8 @@ uint32_t socket_filter_make(struct sock_filter code[SOCKET_FILTER_MAX], const ui
         load(&to, BPF_B, (uint32_t)(SKF_AD_OFF + SKF_AD_PKTTYPE));
         test(&to, BPF_JEQ, PACKET_OUTGOING, REFUSE, NEXT);
     }
-    match_mac(&to, mac);
-    match_type(&to, config);
-    if (config->ip != 0) {
-        load(&to, BPF_W, AT_DST);
-        test(&to, BPF_JEQ, config->ip, NEXT, REFUSE);
-    }
-    if (config->take == PORT_TAKE_PORTS) {
-        match_port(&to, config->tcp_ports);
+    if (!config->every_frame) {
+        match_ours(&to, mac, config);
     }
     put(&to, (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, WHOLE));
     put(&to, (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, 0));

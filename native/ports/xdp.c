@@ -249,7 +249,7 @@ static int set_mac(struct device *device, const struct device_config *config)
     bool given = memcmp(config->mac, none, sizeof(none)) != 0;
 
     memcpy(device->mac, given ? config->mac : xdp->link.mac, sizeof(device->mac));
-    if (memcmp(device->mac, xdp->link.mac, sizeof(device->mac)) == 0) {
+    if (memcmp(device->mac, xdp->link.mac, sizeof(device->mac)) == 0 && !config->every_frame) {
         return 0;
     }
     if (device->host_arp) { /* the kernel tells everybody the card's */

@@ -161,6 +161,7 @@ void xdp_describe(struct device *device)
     char why[PORT_ERROR_MAX / 2 - 16] = "";
     char of_all[12] = "";
     uint8_t taken = (uint8_t)__builtin_popcountll(xdp->taken);
+    bool own = memcmp(device->mac, xdp->link.mac, sizeof(device->mac)) != 0;
 
     if (taken != xdp->queues) {
         snprintf(of_all, sizeof(of_all), " of %u", (uint8_t)xdp->queues); /* 64 at most */
@@ -178,5 +179,8 @@ void xdp_describe(struct device *device)
              mode_texts[xdp->mode], taken, of_all, xdp->queues > 1 ? "s" : "",
              xdp->wishes.busy_poll ? "busy-poll" : "need_wakeup",
              xdp->ports[0].unfinished ? ", unfinished checksums of a local peer" : "",
-             xdp->promisc_fd >= 0 ? ", promiscuous for a MAC of its own" : "", why);
+             xdp->promisc_fd < 0 ? ""
+             : own               ? ", promiscuous for a MAC of its own"
+                                 : ", promiscuous for every frame",
+             why);
 }

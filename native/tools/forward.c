@@ -1,6 +1,20 @@
 /* forward sends on the UDP datagrams to a port, bridge every frame, both ways. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+
 #include "tools/frames.h"
 #include "tools/move.h"
+
+int forward_prepare(struct tool *tool, char *error)
+{
+    tool->workers[0].state = calloc(1, sizeof(struct move_scratch));
+    if (!tool->workers[0].state) {
+        snprintf(error, SS_ERROR_MAX, "%s: out of memory", tool->sets[0].name);
+        return -ENOMEM;
+    }
+    return 0;
+}
 
 static bool is_wanted(const struct tool *tool, const struct port *from, uint32_t at)
 {
@@ -22,7 +36,8 @@ static void count_move(struct tool_worker *worker, enum move_answer answer)
 }
 
 /* Moves what one RX ring holds, as far as the TX ring has room: the rest waits where it is. */
-static int forward_ring(struct tool_worker *worker, struct port *from, struct port *to)
+static int forward_ring(struct tool_worker *worker, struct port *from, const struct portset *set,
+                        struct port *to)
 {
     struct nm_ring *rx = from->rx;
     uint32_t tail = nm_ring_tail(rx);
@@ -30,6 +45,7 @@ static int forward_ring(struct tool_worker *worker, struct port *from, struct po
     int handled = 0;
 
     mover_init(&mover, from, to, worker->tool->options.copy);
+    mover_cut(&mover, worker->state, set->mtu);
     while (rx->head != tail && tool_left(worker) > 0) {
         uint32_t n = move_frame_slots(rx, rx->head);
         uint32_t next = rx->head;
@@ -74,7 +90,7 @@ static int forward_set(struct tool_worker *worker, struct portset *from, struct 
     for (uint32_t r = 0; r < from->n && code == 0; r++) {
         code = tool_rx_sync(worker, from->ports[r]);
         if (code == 0) {
-            handled += forward_ring(worker, from->ports[r], to->ports[r % to->n]);
+            handled += forward_ring(worker, from->ports[r], to, to->ports[r % to->n]);
         }
     }
     if (code == 0) {

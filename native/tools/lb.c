@@ -23,6 +23,7 @@ struct waiting {
 };
 
 struct lb {
+    struct move_scratch scratch;
     uint32_t buf_size;
     uint32_t free; /* first free buffer */
     struct waiting waiting[SS_TOOL_PIPES_MAX];
@@ -63,19 +64,17 @@ int lb_prepare(struct tool *tool, char *error)
 }
 
 /* False: no buffer is left, or the frame does not fit into one. */
-static bool keep(struct tool *tool, struct lb *lb, uint32_t pipe, struct port *from, uint32_t n)
+static bool keep_bytes(struct tool *tool, struct lb *lb, uint32_t pipe, const uint8_t *bytes,
+                       uint32_t len)
 {
     struct waiting *waiting = &lb->waiting[pipe];
     uint32_t at = lb->free;
 
-    if (at == NONE) {
+    if (at == NONE || len > lb->buf_size) {
         return false;
     }
-    lb->len[at] =
-        move_flatten(from, from->rx->head, n, lb->bufs + (size_t)at * lb->buf_size, lb->buf_size);
-    if (lb->len[at] == 0) {
-        return false;
-    }
+    memcpy(lb->bufs + (size_t)at * lb->buf_size, bytes, len);
+    lb->len[at] = len;
     lb->free = lb->next[at];
     lb->next[at] = NONE;
     *(waiting->n ? &lb->next[waiting->last] : &waiting->first) = at;
@@ -85,6 +84,24 @@ static bool keep(struct tool *tool, struct lb *lb, uint32_t pipe, struct port *f
         tool->pipe_held_max[pipe] = waiting->n;
     }
     return true;
+}
+
+/* A frame that found no room waits, in as many pieces as its pipe takes it. */
+static void keep(struct tool *tool, const struct mover *mover, uint32_t pipe, uint32_t n)
+{
+    struct lb *lb = tool->workers[0].state;
+    struct move_pieces pieces;
+
+    if (!move_pieces(mover, mover->from->rx->head, n, &pieces)) {
+        tool->pipe_dropped[pipe]++;
+        return;
+    }
+    for (uint32_t i = 0; i < pieces.n; i++) {
+        uint32_t len;
+        const uint8_t *bytes = move_piece(mover, &pieces, i, &len);
+
+        tool->pipe_dropped[pipe] += !keep_bytes(tool, lb, pipe, bytes, len);
+    }
 }
 
 static void send_waiting(struct tool *tool, struct lb *lb, uint32_t pipe)
@@ -126,6 +143,7 @@ static void place(struct tool_worker *worker, struct port *from, uint32_t n)
     struct mover mover;
 
     mover_init(&mover, from, tool->pipes[pipe].ports[0], tool->options.copy);
+    mover_cut(&mover, &lb->scratch, tool->pipes[pipe].mtu);
     if (lb->waiting[pipe].n == 0) {
         answer = move_frame(&mover, from->rx->head, n);
     }
@@ -133,8 +151,8 @@ static void place(struct tool_worker *worker, struct port *from, uint32_t n)
     worker->counts.copied += answer == MOVE_COPIED;
     worker->counts.dropped += answer == MOVE_UNSENDABLE;
     tool->pipe_frames[pipe] += answer == MOVE_SWAPPED || answer == MOVE_COPIED;
-    if (answer == MOVE_NO_ROOM && !keep(tool, lb, pipe, from, n)) {
-        tool->pipe_dropped[pipe]++;
+    if (answer == MOVE_NO_ROOM) {
+        keep(tool, &mover, pipe, n);
     }
     worker->done++;
 }

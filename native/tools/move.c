@@ -7,6 +7,7 @@
 
 enum {
     FRAME_SLOTS_MAX = 64,
+    LINK_MAX = 22, /* what an MTU does not count: Ethernet and two tags */
 };
 
 void mover_init(struct mover *mover, struct port *from, struct port *to, bool copy)
@@ -14,6 +15,12 @@ void mover_init(struct mover *mover, struct port *from, struct port *to, bool co
     *mover = (struct mover){.from = from, .to = to};
     mover->swap = !copy && port_same_region(from, from->rx, to, to->tx) &&
                   tool_header(from) == tool_header(to);
+}
+
+void mover_cut(struct mover *mover, struct move_scratch *scratch, uint32_t mtu)
+{
+    mover->scratch = scratch;
+    mover->mtu = mtu;
 }
 
 uint32_t move_frame_slots(const struct nm_ring *ring, uint32_t at)
@@ -104,11 +111,16 @@ static void writer_end(struct writer *writer)
     nm_ring_give(writer->ring, nm_ring_next(writer->ring, writer->slot));
 }
 
-static bool has_room(const struct port *to, uint32_t bytes)
+static uint32_t slots_of(const struct port *to, uint32_t bytes)
 {
     uint32_t slots = (bytes + to->tx->nr_buf_size - 1) / to->tx->nr_buf_size;
 
-    return nm_ring_space(to->tx) >= (slots ? slots : 1);
+    return slots ? slots : 1;
+}
+
+static bool has_room(const struct port *to, uint32_t bytes)
+{
+    return nm_ring_space(to->tx) >= slots_of(to, bytes);
 }
 
 static uint32_t frame_bytes(const struct nm_ring *ring, uint32_t at, uint32_t n)
@@ -122,25 +134,48 @@ static uint32_t frame_bytes(const struct nm_ring *ring, uint32_t at, uint32_t n)
     return bytes;
 }
 
-/* What a header that the target cannot carry asks for. False: it cannot be done here. */
-static bool settle_header(struct port *from, uint32_t at, uint32_t n)
+/* The checksum that was left to a card. False: it cannot be finished in one piece. */
+static bool complete(uint8_t *frame, uint32_t len, struct vnet_hdr *hdr)
 {
-    uint8_t *buf = nm_ring_buf(from->rx, at);
-    uint32_t len = from->rx->slot[at].len;
-    struct vnet_hdr header;
+    hdr->flags &= (uint8_t)~VNET_F_NEEDS_CSUM;
+    return frame_complete_csum(frame, len, hdr->csum_start, hdr->csum_offset);
+}
 
-    if (len < sizeof(header)) {
-        return false;
-    }
-    memcpy(&header, buf, sizeof(header));
-    if (header.gso_type != VNET_GSO_NONE) {
-        return false;
-    }
-    if (!(header.flags & VNET_F_NEEDS_CSUM)) {
+static bool read_header(const struct port *from, uint32_t at, struct vnet_hdr *hdr)
+{
+    *hdr = (struct vnet_hdr){0};
+    if (tool_header(from) == 0) {
         return true;
     }
-    return n == 1 && frame_complete_csum(buf + sizeof(header), len - (uint32_t)sizeof(header),
-                                         header.csum_start, header.csum_offset);
+    memcpy(hdr, nm_ring_buf(from->rx, at), sizeof(*hdr));
+    return from->rx->slot[at].len >= sizeof(*hdr);
+}
+
+/*
+ * Whether the target takes the frame as it stands: its header, or none, and its length. A checksum
+ * is finished in place where that is all it takes.
+ */
+static bool is_ready(const struct mover *mover, uint32_t at, uint32_t n)
+{
+    struct port *from = mover->from;
+    uint8_t *buf = nm_ring_buf(from->rx, at);
+    uint32_t len = min_u32(from->rx->slot[at].len, from->rx->nr_buf_size);
+    struct vnet_hdr hdr;
+
+    if (!read_header(from, at, &hdr)) {
+        return false;
+    }
+    if (hdr.gso_type != VNET_GSO_NONE) {
+        return mover->to->caps & PORT_CAP_TX_GSO;
+    }
+    if (hdr.flags & VNET_F_NEEDS_CSUM && !(mover->to->caps & PORT_CAP_TX_CSUM)) {
+        if (n > 1 || !complete(buf + sizeof(hdr), len - (uint32_t)sizeof(hdr), &hdr)) {
+            return false;
+        }
+        memcpy(buf, &hdr, sizeof(hdr));
+    }
+    return tool_header(from) == 0 || !mover->scratch || mover->mtu == 0 ||
+           frame_bytes(from->rx, at, n) <= mover->mtu + LINK_MAX + tool_header(from);
 }
 
 static enum move_answer copy_frame(const struct mover *mover, uint32_t at, uint32_t n)
@@ -152,8 +187,6 @@ static enum move_answer copy_frame(const struct mover *mover, uint32_t at, uint3
 
     if (strip == lead) {
         strip = lead = 0; /* the header goes along */
-    } else if (strip && !settle_header(mover->from, at, n)) {
-        return MOVE_UNSENDABLE;
     }
     if (!has_room(mover->to, frame_bytes(rx, at, n) - strip + lead)) {
         return MOVE_NO_ROOM;
@@ -170,28 +203,94 @@ static enum move_answer copy_frame(const struct mover *mover, uint32_t at, uint3
     return MOVE_COPIED;
 }
 
-uint32_t move_flatten(struct port *from, uint32_t at, uint32_t n, uint8_t *bytes, uint32_t max)
+/* The frame's bytes without a port's header; 0: too many, or none. */
+static uint32_t flatten(const struct port *from, uint32_t at, uint32_t n, uint8_t *bytes)
 {
     uint32_t strip = tool_header(from);
     uint32_t used = 0;
 
-    if ((strip && !settle_header(from, at, n)) || frame_bytes(from->rx, at, n) - strip > max) {
+    if (frame_bytes(from->rx, at, n) > MOVE_FRAME_MAX) {
         return 0;
     }
     for (; n > 0; n--) {
         uint32_t len = max_u32(min_u32(from->rx->slot[at].len, from->rx->nr_buf_size), strip);
 
-        len = min_u32(len - strip, max - used);
-        memcpy(bytes + used, nm_ring_buf(from->rx, at) + strip, len);
-        used += len;
+        memcpy(bytes + used, nm_ring_buf(from->rx, at) + strip, len - strip);
+        used += len - strip;
         strip = 0;
         at = nm_ring_next(from->rx, at);
     }
     return used;
 }
 
+bool move_pieces(const struct mover *mover, uint32_t at, uint32_t n, struct move_pieces *pieces)
+{
+    struct vnet_hdr hdr;
+    uint32_t len;
+    bool gso;
+
+    if (!mover->scratch || !read_header(mover->from, at, &hdr)) {
+        return false;
+    }
+    gso = hdr.gso_type != VNET_GSO_NONE;
+    len = flatten(mover->from, at, n, mover->scratch->whole);
+    if (len == 0 ||
+        (!gso && hdr.flags & VNET_F_NEEDS_CSUM && !complete(mover->scratch->whole, len, &hdr))) {
+        return false;
+    }
+    *pieces = (struct move_pieces){.bytes = mover->scratch->whole, .len = len, .n = 1};
+    if ((gso || (mover->mtu && len > mover->mtu + LINK_MAX)) &&
+        cut_init(&pieces->cut, &hdr, mover->scratch->whole, len, mover->mtu)) {
+        pieces->n = pieces->cut.n;
+        return true;
+    }
+    pieces->whole = true; /* longer than the target's MTU: that is its sender's business */
+    return !gso;
+}
+
+const uint8_t *move_piece(const struct mover *mover, const struct move_pieces *pieces, uint32_t i,
+                          uint32_t *len)
+{
+    *len = pieces->len;
+    if (pieces->whole) {
+        return pieces->bytes;
+    }
+    *len = cut_segment(&pieces->cut, i, mover->scratch->segment);
+    return mover->scratch->segment;
+}
+
+/* All pieces or none: a frame that waits is not sent twice. */
+static enum move_answer move_in_pieces(const struct mover *mover, uint32_t at, uint32_t n)
+{
+    struct move_pieces pieces;
+    uint32_t most;
+    uint32_t slots;
+
+    if (!move_pieces(mover, at, n, &pieces)) {
+        return MOVE_UNSENDABLE;
+    }
+    most = pieces.whole ? pieces.len : pieces.cut.headers + pieces.cut.size;
+    slots = pieces.n * slots_of(mover->to, tool_header(mover->to) + most);
+    if (slots >= mover->to->tx->num_slots) {
+        return MOVE_UNSENDABLE;
+    }
+    if (nm_ring_space(mover->to->tx) < slots) {
+        return MOVE_NO_ROOM;
+    }
+    for (uint32_t i = 0; i < pieces.n; i++) {
+        uint32_t len;
+        const uint8_t *bytes = move_piece(mover, &pieces, i, &len);
+
+        (void)move_bytes(mover->to, bytes, len); /* there is room */
+    }
+    return MOVE_COPIED;
+}
+
 enum move_answer move_frame(const struct mover *mover, uint32_t at, uint32_t n)
 {
+    if (!is_ready(mover, at, n)) {
+        return move_in_pieces(mover, at, n);
+    }
     if (!mover->swap) {
         return copy_frame(mover, at, n);
     }

@@ -24,19 +24,20 @@ enum {
 struct kind {
     tool_turn *turn;
     uint32_t ports;
-    bool threads; /* rings may be shared out */
+    bool threads;   /* rings may be shared out */
+    bool passes_on; /* stands between others: frames for any MAC are its business */
     int (*prepare)(struct tool *tool, char *error);
 };
 
 static const struct kind kinds[SS_TOOL_KINDS] = {
-    [SS_TOOL_SINK] = {sink_turn, 1, true, NULL},
-    [SS_TOOL_FORWARD] = {forward_turn, 2, false, NULL},
-    [SS_TOOL_BRIDGE] = {bridge_turn, 2, false, NULL},
-    [SS_TOOL_GEN] = {gen_turn, 1, true, gen_prepare},
-    [SS_TOOL_RECV] = {recv_turn, 1, true, NULL},
-    [SS_TOOL_PING] = {ping_turn, 1, false, NULL},
-    [SS_TOOL_PONG] = {pong_turn, 1, true, NULL},
-    [SS_TOOL_LB] = {lb_turn, 1, false, lb_prepare},
+    [SS_TOOL_SINK] = {sink_turn, 1, true, false, NULL},
+    [SS_TOOL_FORWARD] = {forward_turn, 2, false, true, forward_prepare},
+    [SS_TOOL_BRIDGE] = {bridge_turn, 2, false, true, forward_prepare},
+    [SS_TOOL_GEN] = {gen_turn, 1, true, false, gen_prepare},
+    [SS_TOOL_RECV] = {recv_turn, 1, true, false, NULL},
+    [SS_TOOL_PING] = {ping_turn, 1, false, false, NULL},
+    [SS_TOOL_PONG] = {pong_turn, 1, true, false, NULL},
+    [SS_TOOL_LB] = {lb_turn, 1, false, true, lb_prepare},
 };
 
 uint64_t tool_clock_ns(void)
@@ -283,7 +284,9 @@ static int open_pipes(struct tool *tool, char *error)
 static int open_ports(struct tool *tool, char *error)
 {
     const struct ss_tool_options *options = &tool->options;
-    struct device_config config = {.rings = options->rings, .slots = options->slots};
+    struct device_config config = {.rings = options->rings,
+                                   .slots = options->slots,
+                                   .every_frame = kinds[options->kind].passes_on};
 
     for (uint32_t i = 0; i < kinds[options->kind].ports; i++) {
         int code;

@@ -103,4 +103,5 @@ tool_turn pong_turn;
 tool_turn lb_turn;
 /* Memory of a kind's threads. 0 or -errno with a sentence. */
 int gen_prepare(struct tool *tool, char *error);
+int forward_prepare(struct tool *tool, char *error);
 int lb_prepare(struct tool *tool, char *error);

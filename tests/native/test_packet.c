@@ -77,6 +77,34 @@ static void what_is_not_ours_never_comes(void)
     wire_close(&wire);
 }
 
+/* A bridge has to hear what is for others, and not what it sent itself. */
+static void with_every_frame_also_that_comes(void)
+{
+    struct device_config config = {.rings = 1, .slots = 256, .every_frame = true};
+    struct packet_wire wire = {.udp = -1};
+    struct port *port;
+    uint8_t frame[60] = {0x02, 0, 0, 0, 0, 0x77};
+
+    if (!wire_make(1, 1500) || !wire_open_device(&wire, "packet:srv0", &config)) {
+        return;
+    }
+    port = &wire.device->ports[0];
+    CHECK(strstr(wire.device->banner, "promiscuous for every frame") != NULL);
+    CHECK(netns_ip("-d link show dev srv0 | grep -q 'promiscuity 1'"));
+    frame[12] = 0x86; /* IPv6 to somebody else */
+    frame[13] = 0xdd;
+    wire_push(port, &(struct vnet_hdr){0}, frame, sizeof(frame));
+    CHECK_EQ(port->ops->tx_sync(port, wire_now_us()), 0);
+    frame[13] = 0xcc; /* no kind that we know */
+    inject(frame, sizeof(frame));
+    CHECK(wire_receive(port));
+    CHECK_EQ(wire_word(12), 0x86cc);
+    CHECK_EQ(port->counters->rx_frames, 1);
+    device_close(wire.device);
+    CHECK(netns_ip("-d link show dev srv0 | grep -q 'promiscuity 0'"));
+    CHECK(netns_ip("link del cli0"));
+}
+
 static void super_segments_of_the_kernel_s_tcp_go_both_ways(void)
 {
     struct packet_wire wire;
@@ -212,6 +240,7 @@ int main(int argc, char **argv)
     static const struct check_case cases[] = {
         {"a datagram goes both ways", a_datagram_goes_both_ways},
         {"what is not ours never comes", what_is_not_ours_never_comes},
+        {"with every frame, also that comes", with_every_frame_also_that_comes},
         {"super-segments of the kernel's TCP go both ways",
          super_segments_of_the_kernel_s_tcp_go_both_ways},
         {"a flow stays on its ring", a_flow_stays_on_its_ring},
