@@ -7,5 +7,5 @@
 #pragma once
 #include "ports/port.h"
 
-/* TCP or UDP over IPv4, behind up to two VLAN tags. True: `hdr` says where to finish it. */
+/* TCP or UDP over IPv4 or IPv6, behind up to two VLAN tags. True: `hdr` says where to finish it. */
 bool unfinished_find(const uint8_t *frame, uint32_t len, struct vnet_hdr *hdr);
