@@ -1,4 +1,4 @@
-"""Two Linux hosts that know nothing of the bridge between them: bytes, datagrams, IPv6, big frames."""
+"""Two Linux hosts that know nothing of the bridge between them: TCP, UDP, IPv6, big frames."""
 
 from __future__ import annotations
 
