@@ -40,7 +40,7 @@ uint32_t framewise_slots(const struct nm_ring *ring)
 }
 
 /* A buffer index is checked before each use; swring.c gives each slot of both rings one buffer. */
-static bool slot_valid(const struct nm_ring *ring, uint32_t slot)
+bool framewise_slot_valid(const struct nm_ring *ring, uint32_t slot)
 {
     uint32_t index = ring->slot[slot].buf_idx;
 
@@ -56,7 +56,7 @@ int framewise_iov(const struct nm_ring *ring, uint32_t slot, uint32_t n,
     for (; n > 0; n--) {
         uint8_t *buf = nm_ring_buf(ring, slot);
 
-        if (!slot_valid(ring, slot)) {
+        if (!framewise_slot_valid(ring, slot)) {
             return 0;
         }
         if (buf == end) {
@@ -95,7 +95,7 @@ uint32_t framewise_copy(struct nm_ring *ring, uint32_t slot, const struct iovec 
         uint32_t part = min_u32(total - done, ring->nr_buf_size) - skip;
         uint8_t *buf = nm_ring_buf(ring, at);
 
-        if (!slot_valid(ring, at)) {
+        if (!framewise_slot_valid(ring, at)) {
             return UINT32_MAX;
         }
         if (skip > 0) {
@@ -151,7 +151,7 @@ static void gather(const struct nm_ring *ring, uint32_t slot, struct outgoing *o
             return;
         }
         piece = &ring->slot[slot];
-        if (!slot_valid(ring, slot) || piece->len > ring->nr_buf_size ||
+        if (!framewise_slot_valid(ring, slot) || piece->len > ring->nr_buf_size ||
             out->n == FRAMEWISE_SLOTS) {
             out->n = -EIO;
             return;

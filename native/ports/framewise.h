@@ -47,6 +47,8 @@ void framewise_tx_recover(struct port *port, const struct framewise_tx *tx);
  */
 int framewise_iov(const struct nm_ring *ring, uint32_t slot, uint32_t n,
                   struct iovec iov[FRAMEWISE_SLOTS]);
+/* Its buffer index is one of the rings'. */
+bool framewise_slot_valid(const struct nm_ring *ring, uint32_t slot);
 /* Marks the slots that a frame of `len` bytes fills, header included; returns the slot behind. */
 uint32_t framewise_mark(struct nm_ring *ring, uint32_t slot, uint32_t len);
 /* Slots that the longest frame can take. */

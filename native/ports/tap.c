@@ -11,7 +11,10 @@
 
 static int send_frame(const struct port *port, const struct iovec *iov, int n)
 {
-    return writev(port->wait_fd, iov, n) >= 0 ? 0 : -errno;
+    ssize_t sent = n == 1 ? write(port->wait_fd, iov[0].iov_base, iov[0].iov_len)
+                          : writev(port->wait_fd, iov, n);
+
+    return sent >= 0 ? 0 : -errno;
 }
 
 static int tap_tx_sync(struct port *port, uint64_t now_us)

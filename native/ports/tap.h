@@ -21,7 +21,9 @@
 struct tap_shared {
     /* Low half: the software ring's tail; high half: 1 while a frame may have been read there. */
     _Alignas(CACHE_LINE) uint64_t rx_commit;
-    uint32_t gone; /* the interface was deleted */
+    uint32_t gone;         /* the interface was deleted */
+    uint32_t straight;     /* free slots from the tail on whose buffers touch */
+    uint32_t straight_buf; /* the first one's */
     uint32_t pad;
     struct framewise_tx tx;
     struct port_counters counters;

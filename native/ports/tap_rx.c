@@ -41,40 +41,82 @@ struct take {
     struct nm_ring *to;
     uint32_t tail;
     uint32_t space;
+    uint32_t longest; /* slots of the longest frame */
     uint32_t frames;
     uint64_t bytes;
 };
 
 /* Behind a frame of `len` bytes, header included, in the slots from the tail on. */
-static void lay(struct take *take, uint32_t len)
+static void lay(struct tap_shared *shared, struct take *take, uint32_t len)
 {
     uint32_t next = framewise_mark(take->to, take->tail, len);
+    uint32_t slots = nm_ring_distance(take->to, take->tail, next);
 
-    take->space -= nm_ring_distance(take->to, take->tail, next);
+    shared->straight -= min_u32(shared->straight, slots);
+    shared->straight_buf += slots;
+    take->space -= slots;
     take->tail = next;
     take->frames++;
     take->bytes += len - PORT_VNET_HDR_LEN;
+}
+
+/*
+ * The longest frame's slots as one piece of memory; false: they are not. Free slots are nobody's
+ * but ours, so what was looked at for one frame is known for the next; the first is looked at
+ * again.
+ */
+static bool is_straight(struct tap_shared *shared, const struct take *take)
+{
+    const struct nm_ring *ring = take->to;
+    uint32_t first = ring->slot[take->tail].buf_idx;
+    uint32_t known = first == shared->straight_buf ? shared->straight : 0;
+
+    for (; known < take->longest && take->tail + known < ring->num_slots; known++) {
+        uint32_t at = take->tail + known;
+
+        if (!framewise_slot_valid(ring, at) || ring->slot[at].buf_idx != first + known) {
+            break;
+        }
+    }
+    shared->straight_buf = first;
+    shared->straight = known;
+    return known == take->longest;
+}
+
+/* What read() says; its buffers are marked as not read. -EIO: a slot holds what cannot be. */
+static ssize_t read_marked(const struct port *port, const struct take *take)
+{
+    struct tap_shared *shared = tap_shared(port);
+    struct iovec iov[FRAMEWISE_SLOTS];
+    uint8_t *first = nm_ring_buf(take->to, take->tail);
+    ssize_t len;
+    int n = 1;
+
+    if (!is_straight(shared, take)) {
+        n = framewise_iov(take->to, take->tail, take->longest, iov);
+    }
+    if (n == 0) {
+        return -EIO;
+    }
+    memcpy(first, unread, sizeof(unread));
+    store_commit(shared, take->tail, READING);
+    len = shared->straight == take->longest
+              ? read(port->wait_fd, first, (size_t)take->longest * take->to->nr_buf_size)
+              : readv(port->wait_fd, iov, n);
+    return len < 0 ? -errno : len;
 }
 
 /* 1: a frame; 0: none now; -errno. */
 static int read_frame(const struct port *port, struct take *take)
 {
     struct tap_shared *shared = tap_shared(port);
-    struct iovec iov[FRAMEWISE_SLOTS];
-    int n = framewise_iov(take->to, take->tail, framewise_slots(take->to), iov);
-    ssize_t len;
+    ssize_t len = read_marked(port, take);
 
-    if (n == 0) {
-        return -EIO;
-    }
-    memcpy(iov[0].iov_base, unread, sizeof(unread));
-    store_commit(shared, take->tail, READING);
-    len = readv(port->wait_fd, iov, n);
     port->counters->syscalls++;
     if (len <= PORT_VNET_HDR_LEN) {
-        return len < 0 && errno != EAGAIN && errno != EINTR ? -errno : 0;
+        return len < 0 && len != -EAGAIN && len != -EINTR ? (int)len : 0;
     }
-    lay(take, (uint32_t)len);
+    lay(shared, take, (uint32_t)len);
     store_commit(shared, take->tail, 0);
     return 1;
 }
@@ -97,8 +139,8 @@ int tap_rx_sync(struct port *port, uint64_t now_us)
 {
     struct tap_shared *shared = tap_shared(port);
     struct nm_ring *ring = port->rx;
-    struct take take = {.to = ring, .tail = (uint32_t)shared->rx_commit};
-    uint32_t longest = framewise_slots(ring);
+    struct take take = {
+        .to = ring, .tail = (uint32_t)shared->rx_commit, .longest = framewise_slots(ring)};
     int code = 1;
 
     (void)now_us;
@@ -106,7 +148,7 @@ int tap_rx_sync(struct port *port, uint64_t now_us)
         return broken(port);
     }
     take.space = ring->num_slots - 1 - nm_ring_distance(ring, ring->head, take.tail);
-    while (code == 1 && take.frames < BURST && take.space >= longest) {
+    while (code == 1 && take.frames < BURST && take.space >= take.longest) {
         code = read_frame(port, &take);
     }
     store_commit(shared, take.tail, 0);
@@ -159,7 +201,7 @@ static void salvage(const struct port *port, struct take *take)
         port->counters->rx_missed++;
         return;
     }
-    lay(take, PORT_VNET_HDR_LEN + len);
+    lay(tap_shared(port), take, PORT_VNET_HDR_LEN + len);
 }
 
 void tap_rx_recover(struct port *port)
@@ -170,6 +212,7 @@ void tap_rx_recover(struct port *port)
     uint32_t published = nm_ring_tail(ring);
 
     ENSURE(take.tail < ring->num_slots && published < ring->num_slots);
+    shared->straight = 0;
     if (shared->rx_commit >> 32 == READING) {
         salvage(port, &take);
         store_commit(shared, take.tail, 0);
