@@ -1,8 +1,10 @@
 /*
  * What the measured loops share: one CPU, an end by time, one line of figures.
  *
- * Each program says "ready" once it can receive, runs for so many seconds, then prints frames,
- * seconds and its own CPU seconds, user and system.
+ * A receiver that finds nothing naps for 2 ms: figures are of frames in batches, not of wake-ups,
+ * whose number depends on who else is on the machine. Each program says "ready" once it can
+ * receive, runs for so many seconds, then prints frames, seconds and its own CPU seconds, user and
+ * system.
  */
 #pragma once
 #include <errno.h>
@@ -21,7 +23,7 @@ enum {
     LOOP_BURST = 64,
     LOOP_FRAME = 60,
     LOOP_VNET = 12, /* virtio header with num_buffers; AF_PACKET wants the first ten bytes */
-    LOOP_POLL_MS = 50,
+    LOOP_NAP_US = 2000,
 };
 
 static volatile sig_atomic_t loop_over;
@@ -72,6 +74,13 @@ static inline void loop_pin(int n)
             loop_need(sched_setaffinity(0, sizeof(one), &one) == 0, "sched_setaffinity");
         }
     }
+}
+
+static inline void loop_nap(void)
+{
+    const struct timespec nap = {.tv_nsec = LOOP_NAP_US * 1000L};
+
+    nanosleep(&nap, NULL);
 }
 
 static inline void loop_start(int cpu, const char *seconds)

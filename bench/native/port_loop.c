@@ -2,8 +2,6 @@
  * The same loops over a port of ours: what the raw programs beside it are compared with.
  * Run: port_loop rx DEVICE SECONDS CPU, port_loop tx DEVICE SECONDS CPU MAC
  */
-#include <poll.h>
-
 #include "loop.h"
 #include "ports/port.h"
 
@@ -32,10 +30,8 @@ static uint32_t header_of(const struct port *port)
 
 static void rest(struct port *port)
 {
-    struct pollfd poller = {.fd = port->wait_fd, .events = POLLIN};
-
     if (port->ops->sleep_arm(port) == 0) {
-        poll(&poller, 1, LOOP_POLL_MS);
+        loop_nap();
     }
     port->ops->sleep_disarm(port);
 }

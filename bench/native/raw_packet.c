@@ -6,10 +6,10 @@
 #include <linux/if_ether.h>
 #include <linux/if_packet.h>
 #include <net/if.h>
-#include <poll.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
+#include <unistd.h>
 
 #include "loop.h"
 
@@ -49,7 +49,7 @@ static int open_socket(const char *iface, bool receive, uint8_t **map)
 static void receive(const char *iface, const char *seconds, int cpu)
 {
     uint8_t *map = NULL;
-    struct pollfd poller = {.fd = open_socket(iface, true, &map), .events = POLLIN};
+    int fd = open_socket(iface, true, &map);
     uint64_t frames = 0;
     uint32_t at = 0;
     uint32_t sum = 0;
@@ -59,7 +59,7 @@ static void receive(const char *iface, const char *seconds, int cpu)
         struct tpacket2_hdr *hdr = (void *)(map + (size_t)at * FRAME_SIZE);
 
         if (!(__atomic_load_n(&hdr->tp_status, __ATOMIC_ACQUIRE) & TP_STATUS_USER)) {
-            poll(&poller, 1, LOOP_POLL_MS);
+            loop_nap();
             continue;
         }
         sum += ((const uint8_t *)hdr)[hdr->tp_mac + 12];
@@ -68,6 +68,7 @@ static void receive(const char *iface, const char *seconds, int cpu)
         at = (at + 1) % FRAMES;
     }
     loop_report(frames, sum);
+    close(fd);
 }
 
 static void transmit(const char *iface, const char *seconds, int cpu, const char *mac)

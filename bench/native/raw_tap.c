@@ -5,7 +5,6 @@
 #include <fcntl.h>
 #include <linux/if_tun.h>
 #include <net/if.h>
-#include <poll.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -32,7 +31,6 @@ static int open_tap(const char *name)
 static void receive(int fd)
 {
     static uint8_t frame[LOOP_VNET + 65580];
-    struct pollfd poller = {.fd = fd, .events = POLLIN};
     uint64_t frames = 0;
     uint32_t sum = 0;
 
@@ -41,7 +39,7 @@ static void receive(int fd)
 
         if (len < 0) {
             loop_need(errno == EAGAIN || errno == EINTR, "read");
-            poll(&poller, 1, LOOP_POLL_MS);
+            loop_nap();
             continue;
         }
         sum += frame[LOOP_VNET + 12];

@@ -5,7 +5,6 @@
  */
 #include <linux/if_xdp.h>
 #include <net/if.h>
-#include <poll.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 
@@ -122,7 +121,6 @@ static void open_socket(struct socket *sock, char *iface)
 
 static void receive(struct socket *sock)
 {
-    struct pollfd poller = {.fd = sock->fd, .events = POLLIN};
     uint32_t fill = ENTRIES;
     uint64_t frames = 0;
     uint32_t next = 0;
@@ -132,7 +130,7 @@ static void receive(struct socket *sock)
         uint32_t end = load(sock->rx.producer);
 
         if (next == end) {
-            poll(&poller, 1, LOOP_POLL_MS);
+            loop_nap();
             continue;
         }
         for (; next != end; next++, frames++) {
