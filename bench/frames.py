@@ -108,13 +108,15 @@ def pairs(wire: netns.Wire) -> list[Pair]:
 
     def rx(name: str, spec: str, raw: str, source: str) -> Pair:
         target = spec.split(":", 1)[1]
-        return Pair(name, ("port_loop", "rx", spec), (raw, "rx", target), source)
+        how = "copy" if "copies" in name else "rx"
+        return Pair(name, ("port_loop", "rx", spec), (raw, how, target), source)
 
     def tx(name: str, spec: str, raw: tuple[str, ...], mac: str) -> Pair:
         return Pair(name, ("port_loop", "tx", spec, mac), raw, None)
 
     return [
-        rx("packet in", f"packet:{dev}", "raw_packet", client),
+        rx("packet in (raw looks)", f"packet:{dev}", "raw_packet", client),
+        rx("packet in (raw copies)", f"packet:{dev}", "raw_packet", client),
         tx("packet out", f"packet:{dev}", ("raw_packet", "tx", dev, mac), mac),
         rx("xdp in", f"xdp:{dev}", "raw_xdp", client),
         tx("xdp out", f"xdp:{dev}", ("raw_xdp", "tx", dev, mac), mac),

@@ -1,6 +1,6 @@
 /*
  * AF_PACKET without us: the system calls of packet:, and nothing between them and the frames.
- * Run: raw_packet rx IFACE SECONDS CPU, raw_packet tx IFACE SECONDS CPU MAC
+ * Run: raw_packet rx|copy IFACE SECONDS CPU, raw_packet tx IFACE SECONDS CPU MAC
  */
 #include <arpa/inet.h>
 #include <linux/if_ether.h>
@@ -46,8 +46,10 @@ static int open_socket(const char *iface, bool receive, uint8_t **map)
     return fd;
 }
 
-static void receive(const char *iface, const char *seconds, int cpu)
+/* `copy`: out of the ring, as everybody must who keeps a frame; else one byte is looked at. */
+static void receive(const char *iface, const char *seconds, int cpu, bool copy)
 {
+    static uint8_t kept[FRAMES][FRAME_SIZE];
     uint8_t *map = NULL;
     int fd = open_socket(iface, true, &map);
     uint64_t frames = 0;
@@ -62,7 +64,12 @@ static void receive(const char *iface, const char *seconds, int cpu)
             loop_nap();
             continue;
         }
-        sum += ((const uint8_t *)hdr)[hdr->tp_mac + 12];
+        if (copy) {
+            memcpy(kept[at], (const uint8_t *)hdr + hdr->tp_mac - VNET, VNET + hdr->tp_snaplen);
+            sum += kept[at][VNET + 12];
+        } else {
+            sum += ((const uint8_t *)hdr)[hdr->tp_mac + 12];
+        }
         frames++;
         __atomic_store_n(&hdr->tp_status, TP_STATUS_KERNEL, __ATOMIC_RELEASE);
         at = (at + 1) % FRAMES;
@@ -99,12 +106,14 @@ static void transmit(const char *iface, const char *seconds, int cpu, const char
 
 int main(int argc, char **argv)
 {
-    if (argc == 5 && strcmp(argv[1], "rx") == 0) {
-        receive(argv[2], argv[3], atoi(argv[4]));
+    bool copy = argc == 5 && strcmp(argv[1], "copy") == 0;
+
+    if (copy || (argc == 5 && strcmp(argv[1], "rx") == 0)) {
+        receive(argv[2], argv[3], atoi(argv[4]), copy);
     } else if (argc == 6 && strcmp(argv[1], "tx") == 0 && strlen(argv[5]) == 17) {
         transmit(argv[2], argv[3], atoi(argv[4]), argv[5]);
     } else {
-        fputs("raw_packet rx IFACE SECONDS CPU | tx IFACE SECONDS CPU MAC\n", stderr);
+        fputs("raw_packet rx|copy IFACE SECONDS CPU | tx IFACE SECONDS CPU MAC\n", stderr);
         return 2;
     }
     return 0;
