@@ -17,6 +17,7 @@ from pathlib import Path
 
 from orchestrator import control, host, plan, rings, topology
 from orchestrator.link import ControlLink
+from orchestrator.linkwatch import LinkWatch
 from orchestrator.shards import Shard
 from orchestrator.signals import Inbox
 from orchestrator.supervisor import Hooks, Supervisor, Timings
@@ -56,6 +57,7 @@ class Parts:
     lock: InstanceLock
     nic: host.Preparation
     rings: rings.Rings
+    watch: LinkWatch
     shards: list[Shard]
     listeners: list[socket.socket]
     router: socket.socket
@@ -91,6 +93,7 @@ def _assemble(
     nic.before_open()
     opened = stack.enter_context(rings.opened(made, config))
     nic.after_open()
+    watch = stack.enter_context(LinkWatch(_interface(made.device)))
     router = _listen(stack, paths.control)
     publisher = _listen(stack, paths.events)
     shards = [Shard(shard) for shard in made.shards]
@@ -101,6 +104,7 @@ def _assemble(
         lock=lock,
         nic=nic,
         rings=opened,
+        watch=watch,
         shards=shards,
         listeners=listeners,
         router=router,
@@ -152,6 +156,7 @@ class Builder:
         self._parts.lock.close_in_child()
         self._parts.inbox.close_in_child()
         self._parts.nic.close_in_child()
+        self._parts.watch.close_in_child()
         self._in_child()
         for listener in listeners:
             listener.close()
@@ -268,6 +273,8 @@ def _supervise(stack: ExitStack, parts: Parts, callbacks: Callbacks) -> None:
             device_fd=device.info.event_fd,
             device_event=lambda: _device_event(device),
             reopen_logs=callbacks.reopen_logs,
+            link_fd=parts.watch.fileno(),
+            link_event=lambda: parts.watch.take(supervisor.give_up),
         ),
     )
     builder.supervisor = supervisor
@@ -282,6 +289,16 @@ def _supervise(stack: ExitStack, parts: Parts, callbacks: Callbacks) -> None:
             "every change to the interface undone",
             f"shardserver confirm -n {parts.config.name}, in time, keeps it",
         )
+
+
+def _interface(device: DeviceName) -> str:
+    """The interface that a device stands on, or ""."""
+    if device.backend == "netmap":
+        name = native_netmap.netmap_name(device.name)
+        return name.iface if name.nic or name.host else ""
+    if device.backend == "tap":  # made by the open, maybe
+        return device.name
+    return probe.interface_of(device)
 
 
 def _netmap_port(wanted: DeviceName) -> topology.NetmapPort:

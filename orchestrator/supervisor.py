@@ -21,7 +21,7 @@ from orchestrator.link import ControlLink
 from orchestrator.shards import MakeJob, Running, Shard
 from orchestrator.signals import Inbox
 from shardserver import logs, process, worker
-from shardserver.errors import BootFailedError, ProtocolError
+from shardserver.errors import BootFailedError, ProtocolError, ShardserverError
 from shardserver.native import ShardWord
 from shardserver.protocol import (
     Aborted,
@@ -58,6 +58,8 @@ class Hooks:
     device_fd: int
     device_event: Callable[[], None]
     reopen_logs: Callable[[], None]
+    link_fd: int = -1  # readable when something happened to the interface
+    link_event: Callable[[], None] = lambda: None
 
 
 class Supervisor:
@@ -83,7 +85,7 @@ class Supervisor:
         self._ready = False
         self._stopping = ""
         self._stop_due_s = 0.0
-        self._failure = ""
+        self._error: ShardserverError | None = None
         self.aborted = 0  # connections that the stop has reset
         self.unconfirmed = False  # stopped because nobody confirmed in time
 
@@ -92,6 +94,8 @@ class Supervisor:
         self._watch(inbox.fileno(), lambda: self._signals(inbox))
         if self._hooks.device_fd >= 0:
             self._watch(self._hooks.device_fd, self._hooks.device_event)
+        if self._hooks.link_fd >= 0:
+            self._watch(self._hooks.link_fd, self._hooks.link_event)
         for shard in self._shards:
             self._spawn(shard)
         self._start_control()
@@ -101,8 +105,8 @@ class Supervisor:
             if time.monotonic() >= tick_s:
                 self._tick(time.monotonic())
                 tick_s = time.monotonic() + TICK_S
-        if self._failure:
-            raise BootFailedError(self._failure)
+        if self._error:
+            raise self._error
 
     def _turn(self, wait_s: float) -> None:
         for key, _ in self._selector.select(wait_s):
@@ -225,8 +229,15 @@ class Supervisor:
         if self._ready and not lost:
             return
         said = f"; its last words: {last_line}" if last_line else ""
-        self._failure = self._failure or f"{shard.plan.ring}: {shard.reason}{said}"
+        self._error = self._error or BootFailedError(f"{shard.plan.ring}: {shard.reason}{said}")
         self.stop("now")
+
+    def give_up(self, error: ShardserverError) -> None:
+        """Nothing can go on: stops, and `run` raises the error."""
+        if not self._stopping:
+            self._error = self._error or error
+            self._tell.event(logging.ERROR, error.word, error.message)
+            self.stop("now")
 
     def _messages(self, running: Running) -> list[object]:
         try:

@@ -34,7 +34,8 @@ static int port_sleep_arm(struct port *port)
 /*
  * A sleep that ended without a frame may have ended with an error: an interface that goes down says
  * so once, and poll() returns at once until somebody has read it. It comes back by itself; one
- * that was deleted does not, and its sockets cannot be bound to another.
+ * that is deleted then does not, tells nothing more, and its sockets cannot be bound to another: so
+ * we look again until a frame comes.
  */
 static void port_sleep_disarm(struct port *port)
 {
@@ -45,10 +46,14 @@ static void port_sleep_disarm(struct port *port)
     int error = 0;
 
     if (packet_rx_ready(port)) {
+        packet_shared(port)->down = 0;
         return;
     }
     port->counters->syscalls++;
-    if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &len) != 0 || error == 0) {
+    if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &len) == 0 && error != 0) {
+        packet_shared(port)->down = 1;
+    }
+    if (!packet_shared(port)->down) {
         return;
     }
     port->counters->syscalls++;

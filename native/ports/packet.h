@@ -58,6 +58,8 @@ struct packet_shared {
     _Alignas(CACHE_LINE) uint64_t rx_commit;
     uint32_t rx_returned; /* frames before this one are the kernel's again */
     uint32_t gone;        /* the interface was deleted */
+    uint32_t down;        /* it went down, and may be gone since */
+    uint32_t pad;
     /* Low half: next TX slot to send; high half: messages that are in a system call. */
     uint64_t tx_commit;
     uint64_t tx_refused_us; /* when the kernel began to refuse frames; 0: it takes them */
