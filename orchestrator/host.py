@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from orchestrator import netif
 from orchestrator.plan import Plan
 from orchestrator.topology import Queue, Topology
 from shardserver import logs
@@ -97,7 +98,9 @@ def _tell_undone(name: str, outcome: journal.Outcome, path: Path) -> None:
         log.error("%s: %s; the journal stays: %s", name, line, path)
     for line in outcome.foreign:
         log.warning("%s: changed by somebody else meanwhile, left alone: %s", name, line)
-    if not outcome.stays:
+    if not netif.index(name):
+        log.info("%s: the interface is gone, and its settings with it", name)
+    elif not outcome.stays:
         log.info("%s: every setting is as it was", name)
 
 
