@@ -261,15 +261,15 @@ def measure_tools(rounds: int) -> None:
                 more = ["--dst-mac", mac[0][1]] if mac else []
                 seen.setdefault(backend, []).append(gen_and_sink(gen, sink, more))
         seen.setdefault("tap", []).append(tap_both_ways())
-    print("| gen | sink | gen, frames/s | per CPU second | sink, frames/s | per CPU second |")
-    print("|---|---|---|---|---|---|")
+    print("| gen to sink | gen, frames/s | per CPU second | sink, frames/s | per CPU second |")
+    print("|---|---|---|---|---|")
     for backend, rows in seen.items():
         cells = [
             f"{statistics.median(pick):,.0f}"
             for i in (0, 1)
             for pick in ([row[i].rate for row in rows], [row[i].per_cpu for row in rows])
         ]
-        print(f"| {backend} | | {' | '.join(cells)} |")
+        print(f"| {backend} | {' | '.join(cells)} |")
 
 
 def tap_both_ways() -> tuple[Figure, Figure]:

@@ -336,6 +336,7 @@ static int set_identity(struct device *device, struct pcap_device *pcap,
 {
     static const uint8_t none[6];
     bool given = memcmp(config->mac, none, sizeof(none)) != 0;
+    bool other;
 
     if (config->mtu != 0 && (config->mtu < 576 || config->mtu > pcap->link.mtu)) {
         return refuse(pcap, "the MTU asked for is below 576 or above the interface's", -EINVAL,
@@ -344,9 +345,10 @@ static int set_identity(struct device *device, struct pcap_device *pcap,
     device->mtu = config->mtu ? config->mtu : pcap->link.mtu;
     memcpy(device->mac, given ? config->mac : pcap->link.mac, sizeof(device->mac));
     pcap->filter_len = socket_filter_make(pcap->filter, device->mac, config, false);
-    pcap->promiscuous = memcmp(device->mac, pcap->link.mac, sizeof(device->mac)) != 0;
+    other = memcmp(device->mac, pcap->link.mac, sizeof(device->mac)) != 0;
+    pcap->promiscuous = other || config->every_frame;
     device->host_arp = config->take == PORT_TAKE_PORTS;
-    if (device->host_arp && pcap->promiscuous) {
+    if (device->host_arp && other) {
         return refuse(pcap,
                       "--mac with an address that is the host's: its kernel tells everybody the "
                       "card's own",
@@ -373,6 +375,8 @@ static int open_source(struct device *device, struct pcap_device *pcap,
 
 static void describe(struct device *device, const struct pcap_device *pcap)
 {
+    bool own = memcmp(device->mac, pcap->link.mac, sizeof(device->mac)) != 0;
+
     if (pcap->file) {
         snprintf(device->banner, sizeof(device->banner),
                  "a capture file, read by %.60s, fed to %u rings by flow hash, nothing is sent",
@@ -381,7 +385,10 @@ static void describe(struct device *device, const struct pcap_device *pcap)
     }
     snprintf(device->banner, sizeof(device->banner),
              "%.60s: one handle, fed to %u rings by flow hash%s%s", pcap->lib.lib_version(),
-             device->rings, pcap->promiscuous ? ", promiscuous for a MAC of its own" : "",
+             device->rings,
+             !pcap->promiscuous ? ""
+             : own              ? ", promiscuous for a MAC of its own"
+                                : ", promiscuous for every frame",
              pcap->drop_fd >= 0 ? ", the host's stack kept off our frames" : "");
 }
 
