@@ -23,7 +23,7 @@ QUEUES = 4
 
 def _request(args: argparse.Namespace, name: str, device: str) -> LoadRequest:
     try:
-        duration_us = values.parse_duration_us(args.duration)
+        duration_us = values.parse_seconds_us(args.duration)
         size = values.parse_size(args.size)
     except ValueError as wrong:
         raise UsageError(str(wrong), "times like 3s, sizes like 64 or 4k") from None

@@ -188,7 +188,7 @@ def _add_demo(commands: Any) -> None:
     engines = ("native", "picotcp")
     demo.add_argument("--engine", choices=engines, default="native", help="TCP/IP stack: native")
     demo.add_argument("-c", "--connections", type=int, default=200, metavar="N")
-    demo.add_argument("-d", "--duration", default="3s", metavar="TIME")
+    demo.add_argument("-d", "--duration", default="3s", metavar="SECONDS")
     demo.add_argument("-s", "--size", default="64", metavar="BYTES", help="of a message")
 
 

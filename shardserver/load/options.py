@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `shardserver load`."""
     parser.add_argument("target", metavar="TARGET", help="IP[:PORT], or mem:NAME[:PORT]")
     parser.add_argument("-c", "--connections", type=int, default=100, metavar="N")
-    parser.add_argument("-d", "--duration", default="10s", metavar="TIME", help="10s, 500ms")
+    parser.add_argument("-d", "--duration", default="10s", metavar="SECONDS", help="10, 500ms")
     parser.add_argument("-s", "--size", default="64", metavar="BYTES", help="of a message")
     parser.add_argument("--pipeline", type=int, default=1, metavar="N", help="messages in flight")
     parser.add_argument(
@@ -148,8 +148,8 @@ def from_arguments(args: argparse.Namespace) -> LoadRequest:
     """The request of a parsed command line; UsageError for what cannot be."""
     device, ip, tcp_port = parse_target(args.target, args.ip)
     source_ip, source_n = parse_source(args.source)
-    duration_us = _value("--duration", args.duration, values.parse_duration_us)
-    timeout_us = _value("--timeout", args.timeout, values.parse_duration_us)
+    duration_us = _value("--duration", args.duration, values.parse_seconds_us)
+    timeout_us = _value("--timeout", args.timeout, values.parse_seconds_us)
     size = _value("--size", args.size, values.parse_size)
     _check_kind(args, device)
     return _checked(

@@ -9,6 +9,7 @@ import pytest
 from serving import ROOT
 
 from shardserver import cli_parser
+from shardserver.load import options as load_options
 
 TESTS = ROOT / "tests"
 ROWS = {"A": 20, "B": 14, "C": 24, "D": 9, "E": 9}
@@ -66,7 +67,10 @@ def blocks(word: str) -> Iterator[tuple[str, str]]:
 @pytest.mark.parametrize(("document", "line"), sorted(set(blocks("shardserver"))))
 def test_commands_in_documents_are_understood(document: str, line: str) -> None:
     parser, _ = cli_parser.make()
-    assert parser.parse_args(shlex.split(line)[1:]).command, document
+    args = parser.parse_args(shlex.split(line)[1:])
+    assert args.command, document
+    if args.command == "load":
+        assert load_options.from_arguments(args).duration_us >= 1_000_000
 
 
 def test_commands_in_sentences_exist() -> None:
