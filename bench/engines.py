@@ -28,10 +28,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "integration")]
-import netns  # noqa: E402
-import running  # noqa: E402
+import netns
+import running
 
-from shardserver import native_engine  # noqa: E402
+from shardserver import native_engine
 
 BUILD = ROOT / "build" / "release"
 ENGINES = ("native", "picotcp")

@@ -23,8 +23,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "release"
 sys.path.insert(0, str(ROOT / "tests" / "integration"))
-import netns  # noqa: E402
-import running  # noqa: E402
+import netns
+import running
 
 NOBODY = "02:00:00:00:00:99"
 SECONDS = 1.0

@@ -19,8 +19,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tests" / part) for part in ("integration", "fault")]
-import killing  # noqa: E402
-import netns  # noqa: E402
+import killing
+import netns
 
 ALLOWED_US = 50_000  # for the others, or twice what they wait for without a kill
 ACCEPTS_US = 100_000

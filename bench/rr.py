@@ -19,8 +19,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "integration"))
-import netns  # noqa: E402
-import running  # noqa: E402
+import netns
+import running
 
 EPOLL = ROOT / "build" / "release" / "epoll_echo"
 KERNEL_IP = "10.77.0.3"

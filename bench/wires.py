@@ -16,10 +16,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "integration"))
-import kernel_clients  # noqa: E402
-import netns  # noqa: E402
-import running  # noqa: E402
-import test_vde_netns  # noqa: E402
+import kernel_clients
+import netns
+import running
+import test_vde_netns
 
 REQUESTS = ("-c", "50", "-s", "64")
 BULK = ("-c", "8", "-s", "100000")

@@ -108,7 +108,7 @@ def a_kill_moves_no_flow(wire: netns.Wire, server: running.Server) -> None:
 def load_outlives_kills(wire: netns.Wire, server: running.Server, workers: int) -> None:
     """Bytes stay right while workers die under load."""
     load = server.load_in_background(f"{wire.service}:7", "-c", "100", "-d", "6s")
-    time.sleep(1)
+    time.sleep(1)  # in the middle of the load, not while it connects
     for turn in range(8):
         if load.poll() is None:
             _kill_worker(server, turn % workers)

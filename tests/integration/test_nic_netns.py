@@ -72,13 +72,18 @@ def orchestrator(server: running.Server) -> int:
     return int(Path(server.runtime, f"{server.name}.pid").read_text())
 
 
-def kill(server: running.Server, wire: netns.Wire) -> None:
-    """kill -9, and all of its processes are gone."""
-    os.kill(orchestrator(server), signal.SIGKILL)
+def all_gone(wire: netns.Wire) -> None:
+    """Waits until a killed server's processes are."""
     end_s = time.monotonic() + 10
     while netns.processes(wire.server_ns):
         assert time.monotonic() < end_s, "a killed server's processes are still there"
         time.sleep(0.02)
+
+
+def kill(server: running.Server, wire: netns.Wire) -> None:
+    """kill -9, and all of its processes are gone."""
+    os.kill(orchestrator(server), signal.SIGKILL)
+    all_gone(wire)
 
 
 def journals(server: running.Server) -> list[str]:
@@ -183,8 +188,7 @@ def test_a_kill_at_any_moment_of_the_start_is_undone() -> None:
             found = wait_for_change(wire, before, process, step)
             process.kill()
             process.wait()
-            while netns.processes(wire.server_ns):
-                time.sleep(0.02)
+            all_gone(wire)
             seen.add(found)
             assert server.run("nic", "restore").returncode == 0
             assert settings(wire) == before, f"killed at step {step}"
@@ -353,7 +357,7 @@ def test_what_is_confirmed_stays() -> None:
     with netns.wire() as wire, bench(wire) as server:
         assert start(server, wire, *CHANGED, "--confirm", "6").returncode == 0
         assert server.run("confirm", "-n", server.name).returncode == 0
-        time.sleep(6.2)
+        time.sleep(6.2)  # until what was confirmed would have been rolled back
         assert server.run("status", "-n", server.name).returncode == 0
 
 

@@ -204,7 +204,7 @@ def test_a_connection_too_many_is_refused_and_counted() -> None:
 def test_a_killed_worker_costs_its_own_connections_and_nothing_else() -> None:
     with running.server(*SERVER, "--workers", "2") as server:
         load = server.load_in_background(TARGET, "-c", "100", "-d", "4s", "--processes", "1")
-        time.sleep(1.5)
+        time.sleep(1.5)  # in the middle of the load, not while it connects
         before = server.stats()["shards"]
         os.kill(before[0]["pid"], signal.SIGKILL)
         out, _ = load.communicate(timeout=60)

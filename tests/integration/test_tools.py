@@ -234,7 +234,7 @@ def test_a_killed_peer_stops_nobody() -> None:
             recv = Tool("recv", f"mem:{TAG}}}9", "-d", "30")
             with running(recv):
                 wait_for(lambda: is_there(f"pipe/{TAG}{{9/1"))
-                time.sleep(0.1)
+                time.sleep(0.1)  # it dies while frames flow
             wait_for(lambda: not is_there(f"pipe/{TAG}{{9/1"))
         document = gen.document()
     assert document["tx"]["frames"] > 0
@@ -312,7 +312,7 @@ def test_gen_and_sink_over_a_wire() -> None:
                        "--rings", "1", prefix=netns.client_argv(wire, []))  # fmt: skip
             with running(gen):
                 assert gen.document()["tx"]["frames"] == 5000
-            time.sleep(0.2)
+            time.sleep(0.2)  # the last frames; nobody else sees its counters
             sink.interrupt()
             assert "matched 2500" in sink.text()
 

@@ -6,30 +6,20 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "base/hash.h"
 #include "packet_wire.h"
+#include "under_load.h"
 
 enum {
     FRAMES = 3,
     REGIONS = 2 + FRAMES + 1,
     CHECKS_MIN = 10, /* a sync makes more visible stores than that */
     KILLS_UNDER_LOAD = 150,
-    LOAD_BURST = 20,
-    IN_FLIGHT_MAX = 100,
-};
-
-/* What a worker leaves behind, besides the port: MAP_SHARED. */
-struct progress {
-    uint64_t commit; /* (sequence number expected or sent << 32) | slot: stored at once */
-    uint32_t wrong;
-    uint32_t arrived; /* at the kernel's socket; written by the test */
 };
 
 /* All that a sync may change where others see it, but for the buffers' bytes. */
@@ -39,15 +29,6 @@ struct snapshot {
 };
 
 typedef void check_fn(struct packet_wire *wire);
-
-static struct progress *progress_new(void)
-{
-    void *page = mmap(NULL, sizeof(struct progress), PROT_READ | PROT_WRITE,
-                      MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-
-    CHECK(page != MAP_FAILED);
-    return page;
-}
 
 static void snapshot_begin(struct snapshot *snapshot, const struct port *port)
 {
@@ -255,153 +236,26 @@ static void a_kill_at_any_store_of_tx_sync_loses_and_doubles_nothing(void)
     wire_close(&wire);
 }
 
-/* Checks the frame in one slot and moves on, as one store; the slot goes back after it. */
-static void consume(struct port *port, struct progress *progress)
-{
-    struct nm_ring *ring = port->rx;
-    uint32_t slot = (uint32_t)progress->commit;
-    uint32_t expected = (uint32_t)(progress->commit >> 32);
-
-    while (slot != nm_ring_tail(ring)) {
-        uint32_t number;
-
-        memcpy(&number, nm_ring_buf(ring, slot) + PORT_VNET_HDR_LEN + UDP_HEADERS, sizeof(number));
-        progress->wrong += number != expected;
-        slot = nm_ring_next(ring, slot);
-        expected++;
-        __atomic_store_n(&progress->commit, (uint64_t)expected << 32 | slot, __ATOMIC_RELEASE);
-    }
-    nm_ring_give(ring, slot);
-}
-
-static pid_t fork_worker(struct port *port, struct progress *progress)
-{
-    pid_t pid = fork();
-
-    if (pid != 0) {
-        return pid;
-    }
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    port->ops->recover(port);
-    for (;;) {
-        consume(port, progress);
-        if (port->ops->rx_sync(port, wire_now_us()) != 0) {
-            _exit(1);
-        }
-    }
-}
-
-static bool wait_for(const struct progress *progress, uint32_t number)
-{
-    uint64_t end = wire_now_us() + WAIT_MS * 1000;
-
-    while ((uint32_t)(__atomic_load_n(&progress->commit, __ATOMIC_ACQUIRE) >> 32) < number) {
-        if (wire_now_us() > end) {
-            return false;
-        }
-        usleep(20);
-    }
-    return true;
-}
-
 static void receivers_killed_under_load_lose_and_double_nothing(void)
 {
     struct packet_wire wire;
-    struct progress *progress;
-    uint32_t sent = 0;
-    uint64_t seed = 1;
 
     if (!wire_open(&wire, 1, 1500)) {
         return;
     }
-    progress = progress_new();
-    for (int k = 0; k < KILLS_UNDER_LOAD; k++) {
-        pid_t pid = fork_worker(&wire.device->ports[0], progress);
-
-        usleep((unsigned)(splitmix64(&seed) % 1000));
-        for (int i = 0; i < LOAD_BURST; i++, sent++) {
-            CHECK(send(wire.udp, &sent, sizeof(sent), 0) == sizeof(sent));
-        }
-        usleep((unsigned)(splitmix64(&seed) % 200));
-        kill(pid, SIGKILL);
-        CHECK_EQ(waitpid(pid, NULL, 0), pid);
-        if (k % 8 == 7) { /* let no ring overflow: that would be a loss of another kind */
-            pid = fork_worker(&wire.device->ports[0], progress);
-            CHECK(wait_for(progress, sent));
-            kill(pid, SIGKILL);
-            CHECK_EQ(waitpid(pid, NULL, 0), pid);
-        }
-    }
-    CHECK_EQ(progress->wrong, 0);
+    under_load_kill_receivers(&wire, KILLS_UNDER_LOAD, false);
     CHECK_EQ(wire.device->ports[0].counters->rx_missed, 0);
-    munmap(progress, sizeof(*progress));
     wire_close(&wire);
-}
-
-/* Sends numbered datagrams; number and head are one store, and the ring's head follows it. */
-static pid_t fork_sender(const struct packet_wire *wire, struct progress *progress)
-{
-    struct port *port = &wire->device->ports[0];
-    pid_t pid = fork();
-
-    if (pid != 0) {
-        return pid;
-    }
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    nm_ring_give(port->tx, (uint32_t)progress->commit);
-    port->ops->recover(port);
-    for (;;) {
-        uint32_t number = (uint32_t)(progress->commit >> 32);
-        uint32_t arrived = __atomic_load_n(&progress->arrived, __ATOMIC_ACQUIRE);
-        uint32_t head = port->tx->head;
-
-        while (number - arrived < IN_FLIGHT_MAX && nm_ring_space(port->tx) > 0) {
-            wire_push_udp(wire, &number, sizeof(number));
-            number++;
-        }
-        compiler_barrier();
-        progress->commit = (uint64_t)number << 32 | port->tx->head;
-        compiler_barrier();
-        if (head != port->tx->head || port->ops->sleep_arm(port)) {
-            port->ops->tx_sync(port, wire_now_us());
-        }
-    }
-}
-
-static void count_arrivals(const struct packet_wire *wire, struct progress *progress)
-{
-    uint32_t number;
-
-    while (recv(wire->udp, &number, sizeof(number), MSG_DONTWAIT) > 0) {
-        progress->wrong += number != progress->arrived;
-        __atomic_store_n(&progress->arrived, progress->arrived + 1, __ATOMIC_RELEASE);
-    }
 }
 
 static void senders_killed_under_load_lose_and_double_nothing(void)
 {
     struct packet_wire wire;
-    struct progress *progress;
-    uint64_t seed = 2;
 
     if (!wire_open(&wire, 1, 1500)) {
         return;
     }
-    progress = progress_new();
-    for (int k = 0; k < KILLS_UNDER_LOAD; k++) {
-        pid_t pid = fork_sender(&wire, progress);
-        uint64_t end = wire_now_us() + 500 + splitmix64(&seed) % 2000;
-
-        while (wire_now_us() < end) {
-            count_arrivals(&wire, progress);
-        }
-        kill(pid, SIGKILL);
-        CHECK_EQ(waitpid(pid, NULL, 0), pid);
-        count_arrivals(&wire, progress);
-    }
-    CHECK_EQ(progress->wrong, 0);
-    CHECK(progress->arrived > KILLS_UNDER_LOAD);
-    munmap(progress, sizeof(*progress));
+    under_load_kill_senders(&wire, KILLS_UNDER_LOAD);
     wire_close(&wire);
 }
 

@@ -3,32 +3,21 @@
  * successor, forked from the same parent, finds every frame once, and sends each at least once.
  */
 #include <fcntl.h>
-#include <signal.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
-#include "base/hash.h"
 #include "kill_steps.h"
 #include "packet_wire.h"
 #include "ports/tap.h"
+#include "under_load.h"
 
 enum {
     FRAMES = 3,
     CHANGES_MIN = 10, /* a sync makes more visible stores than that */
     CHANGES_MAX = 400,
     KILLS_UNDER_LOAD = 150,
-    LOAD_BURST = 20,
     LONG = 3000,
-};
-
-/* What a worker leaves behind, besides the port: MAP_SHARED. */
-struct progress {
-    uint64_t commit; /* (sequence number expected << 32) | slot: stored at once */
-    uint32_t wrong;
 };
 
 static bool tap_open(struct packet_wire *wire)
@@ -172,92 +161,15 @@ static void a_kill_at_any_store_of_tx_sync_loses_nothing(void)
     wire_close_host(&wire);
 }
 
-/* Checks the frame in one slot and moves on, as one store; the slot goes back after it. */
-static void consume(struct port *port, struct progress *progress)
-{
-    struct nm_ring *ring = port->rx;
-    uint32_t slot = (uint32_t)progress->commit;
-    uint32_t expected = (uint32_t)(progress->commit >> 32);
-
-    while (slot != nm_ring_tail(ring)) {
-        uint32_t number;
-
-        memcpy(&number, nm_ring_buf(ring, slot) + PORT_VNET_HDR_LEN + UDP_HEADERS, sizeof(number));
-        progress->wrong += number != expected;
-        slot = nm_ring_next(ring, slot);
-        expected++;
-        __atomic_store_n(&progress->commit, (uint64_t)expected << 32 | slot, __ATOMIC_RELEASE);
-    }
-    nm_ring_give(ring, slot);
-}
-
-static pid_t fork_worker(struct port *port, struct progress *progress)
-{
-    pid_t pid = fork();
-
-    if (pid != 0) {
-        return pid;
-    }
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    port->ops->recover(port);
-    for (;;) {
-        consume(port, progress);
-        if (port->ops->rx_sync(port, wire_now_us()) != 0) {
-            _exit(1);
-        }
-    }
-}
-
-static bool wait_for(const struct progress *progress, uint32_t number)
-{
-    uint64_t end = wire_now_us() + WAIT_MS * 1000;
-
-    while ((uint32_t)(__atomic_load_n(&progress->commit, __ATOMIC_ACQUIRE) >> 32) < number) {
-        if (wire_now_us() > end) {
-            return false;
-        }
-        usleep(20);
-    }
-    return true;
-}
-
-static void kill_worker(pid_t pid)
-{
-    kill(pid, SIGKILL);
-    CHECK_EQ(waitpid(pid, NULL, 0), pid);
-}
-
 static void receivers_killed_under_load_lose_and_double_nothing(void)
 {
     struct packet_wire wire;
-    struct progress *progress;
-    uint32_t sent = 0;
-    uint64_t seed = 1;
 
     if (!tap_open(&wire)) {
         return;
     }
-    progress =
-        mmap(NULL, sizeof(*progress), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    CHECK(progress != MAP_FAILED);
-    for (int k = 0; k < KILLS_UNDER_LOAD; k++) {
-        pid_t pid = fork_worker(&wire.device->ports[0], progress);
-
-        usleep((unsigned)(splitmix64(&seed) % 1000));
-        for (int i = 0; i < LOAD_BURST; i++, sent++) {
-            CHECK(send(wire.udp, &sent, sizeof(sent), 0) == sizeof(sent));
-        }
-        usleep((unsigned)(splitmix64(&seed) % 200));
-        kill_worker(pid);
-        if (k % 8 == 7) { /* let no queue overflow: that would be a loss of another kind */
-            pid = fork_worker(&wire.device->ports[0], progress);
-            CHECK(wait_for(progress, sent));
-            kill_worker(pid);
-        }
-    }
-    CHECK_EQ(progress->wrong, 0);
+    under_load_kill_receivers(&wire, KILLS_UNDER_LOAD, false);
     CHECK_EQ(wire.device->ports[0].counters->rx_missed, 0);
-    munmap(progress, sizeof(*progress));
     wire_close_host(&wire);
 }
 

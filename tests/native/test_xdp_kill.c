@@ -3,15 +3,10 @@
  * load. Its successor, forked from the same parent, finds every frame once and every buffer in one
  * place.
  */
-#include <signal.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/prctl.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
-#include "base/hash.h"
 #include "stepping.h"
+#include "under_load.h"
 #include "xdp_wire.h"
 
 enum {
@@ -20,28 +15,10 @@ enum {
     SLOTS_OF_THREE = 4,
     ENTRIES_OF_THREE = 5, /* its first slot goes beyond its chunk's end */
     KILLS_UNDER_LOAD = 150,
-    LOAD_BURST = 20,
-    IN_FLIGHT_MAX = 100,
-};
-
-/* What a worker leaves behind, besides the port: MAP_SHARED. */
-struct progress {
-    uint64_t commit; /* (sequence number expected or sent << 32) | slot: stored at once */
-    uint32_t wrong;
-    uint32_t arrived; /* at the kernel's socket; written by the test */
 };
 
 static const struct xdp_plan jumbo = {
     .spec = "xdp:srv0:copy", .mtu = JUMBO, .buf_size = XDP_CHUNK_MIN};
-
-static struct progress *progress_new(void)
-{
-    void *page = mmap(NULL, sizeof(struct progress), PROT_READ | PROT_WRITE,
-                      MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-
-    CHECK(page != MAP_FAILED);
-    return page;
-}
 
 /* All that a sync may change where others see it, but for the buffers' bytes. */
 static struct step_memory memory_of(const struct port *port)
@@ -165,169 +142,31 @@ static void a_kill_at_any_store_of_tx_sync_loses_and_doubles_nothing(void)
     wire_close(&wire);
 }
 
-/* Checks the frame in one slot and moves on, as one store; the slot goes back after it. */
-static void consume(struct port *port, struct progress *progress)
-{
-    struct nm_ring *ring = port->rx;
-    uint32_t slot = (uint32_t)progress->commit;
-    uint32_t expected = (uint32_t)(progress->commit >> 32);
-
-    while (slot != nm_ring_tail(ring)) {
-        uint32_t number;
-
-        memcpy(&number, nm_ring_buf(ring, slot) + PORT_VNET_HDR_LEN + UDP_HEADERS, sizeof(number));
-        progress->wrong += number != expected;
-        slot = nm_ring_next(ring, slot);
-        expected++;
-        __atomic_store_n(&progress->commit, (uint64_t)expected << 32 | slot, __ATOMIC_RELEASE);
-    }
-    nm_ring_give(ring, slot);
-}
-
-static pid_t fork_worker(struct port *port, struct progress *progress)
-{
-    pid_t pid = fork();
-
-    if (pid != 0) {
-        return pid;
-    }
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    port->ops->recover(port);
-    for (;;) {
-        consume(port, progress);
-        if (port->ops->rx_sync(port, wire_now_us()) != 0) {
-            _exit(1);
-        }
-    }
-}
-
-static bool wait_for(const struct progress *progress, uint32_t number)
-{
-    uint64_t end = wire_now_us() + WAIT_MS * 1000;
-
-    while ((uint32_t)(__atomic_load_n(&progress->commit, __ATOMIC_ACQUIRE) >> 32) < number) {
-        if (wire_now_us() > end) {
-            return false;
-        }
-        usleep(20);
-    }
-    return true;
-}
-
-static void end_worker(pid_t pid)
-{
-    kill(pid, SIGKILL);
-    CHECK_EQ(waitpid(pid, NULL, 0), pid);
-}
-
 static void receivers_killed_under_load_lose_and_double_nothing(void)
 {
     struct packet_wire wire;
-    struct progress *progress;
     struct port *port;
-    uint32_t sent = 0;
-    uint64_t seed = 1;
 
     if (!xdp_wire_open(&wire, &(struct xdp_plan){.spec = "xdp:srv0"})) {
         return;
     }
     port = &wire.device->ports[0];
-    progress = progress_new();
-    for (int k = 0; k < KILLS_UNDER_LOAD; k++) {
-        pid_t pid = fork_worker(port, progress);
-
-        usleep((unsigned)(splitmix64(&seed) % 1000));
-        for (int i = 0; i < LOAD_BURST; i++, sent++) {
-            CHECK(send(wire.udp, &sent, sizeof(sent), 0) == sizeof(sent));
-        }
-        usleep((unsigned)(splitmix64(&seed) % 200));
-        end_worker(pid);
-        if (k % 8 == 7) { /* let no ring overflow: that would be a loss of another kind */
-            pid = fork_worker(port, progress);
-            CHECK(wait_for(progress, sent));
-            end_worker(pid);
-        }
-    }
-    end_worker(fork_worker(port, progress));
+    under_load_kill_receivers(&wire, KILLS_UNDER_LOAD, false);
     CHECK_EQ(port->ops->recover(port), 0);
-    CHECK_EQ(progress->wrong, 0);
     CHECK_EQ(port->counters->rx_missed, 0);
     CHECK_EQ(xdp_wire_audit(port), 0);
-    munmap(progress, sizeof(*progress));
     wire_close(&wire);
-}
-
-/* Sends numbered datagrams; number and head are one store, and the ring's head follows it. */
-static pid_t fork_sender(const struct packet_wire *wire, struct progress *progress)
-{
-    struct port *port = &wire->device->ports[0];
-    pid_t pid = fork();
-
-    if (pid != 0) {
-        return pid;
-    }
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    nm_ring_give(port->tx, (uint32_t)progress->commit);
-    port->ops->recover(port);
-    for (;;) {
-        uint32_t number = (uint32_t)(progress->commit >> 32);
-        uint32_t arrived = __atomic_load_n(&progress->arrived, __ATOMIC_ACQUIRE);
-        uint32_t head = port->tx->head;
-
-        while (number - arrived < IN_FLIGHT_MAX && nm_ring_space(port->tx) > 0) {
-            wire_push_udp(wire, &number, sizeof(number));
-            number++;
-        }
-        compiler_barrier();
-        progress->commit = (uint64_t)number << 32 | port->tx->head;
-        compiler_barrier();
-        if (head != port->tx->head || port->ops->sleep_arm(port)) {
-            port->ops->tx_sync(port, wire_now_us());
-        }
-    }
-}
-
-static void count_arrivals(const struct packet_wire *wire, struct progress *progress)
-{
-    uint32_t number;
-
-    while (recv(wire->udp, &number, sizeof(number), MSG_DONTWAIT) > 0) {
-        progress->wrong += number != progress->arrived;
-        __atomic_store_n(&progress->arrived, progress->arrived + 1, __ATOMIC_RELEASE);
-    }
 }
 
 static void senders_killed_under_load_lose_and_double_nothing(void)
 {
     struct packet_wire wire;
-    struct progress *progress;
-    struct port *port;
-    uint64_t seed = 2;
 
     if (!xdp_wire_open(&wire, &(struct xdp_plan){.spec = "xdp:srv0"})) {
         return;
     }
-    port = &wire.device->ports[0];
-    progress = progress_new();
-    for (int k = 0; k < KILLS_UNDER_LOAD; k++) {
-        pid_t pid = fork_sender(&wire, progress);
-        uint64_t end = wire_now_us() + 500 + splitmix64(&seed) % 2000;
-
-        while (wire_now_us() < end) {
-            count_arrivals(&wire, progress);
-        }
-        end_worker(pid);
-        count_arrivals(&wire, progress);
-    }
-    nm_ring_give(port->tx, (uint32_t)progress->commit);
-    CHECK_EQ(port->ops->recover(port), 0);
-    CHECK_EQ(port->ops->tx_sync(port, wire_now_us()), 0);
-    count_arrivals(&wire, progress);
-    CHECK_EQ(progress->wrong, 0);
-    CHECK_EQ(progress->arrived, (uint32_t)(progress->commit >> 32));
-    CHECK(progress->arrived > KILLS_UNDER_LOAD);
-    CHECK_EQ(nm_ring_space(port->tx), port->tx->num_slots - 1);
-    munmap(progress, sizeof(*progress));
+    under_load_kill_senders(&wire, KILLS_UNDER_LOAD);
+    CHECK_EQ(xdp_wire_audit(&wire.device->ports[0]), 0);
     wire_close(&wire);
 }
 
