@@ -6,6 +6,7 @@ import argparse
 import ipaddress
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -62,7 +63,14 @@ def _banner(args: argparse.Namespace, text: str) -> None:
         print(text, flush=True)
 
 
+def _end_as_by_ctrl_c() -> None:
+    """On the other signals that end a program, too: its server and files are put away."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+
+
 def _on_mem(args: argparse.Namespace) -> int:
+    _end_as_by_ctrl_c()
     workers = _workers(args, 2)
     name = f"demo-{os.getpid()}"
     started = time.monotonic()
@@ -104,6 +112,7 @@ def _invitation(network: demo.Network) -> str:
 
 
 def _real(args: argparse.Namespace) -> int:
+    _end_as_by_ctrl_c()
     workers = _workers(args, 2)
     with (
         demo.network(QUEUES) as network,

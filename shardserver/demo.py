@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from shardserver import client
+from shardserver import client, native
 from shardserver.errors import (
     DeviceUnavailableError,
     NoPermissionError,
@@ -92,7 +92,12 @@ def server(
             command += ["--service", service]
         with log.open("wb") as output:
             process = subprocess.Popen(
-                command, stdout=output, stderr=output, stdin=subprocess.DEVNULL
+                command,
+                stdout=output,
+                stderr=output,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C is the demo's, which has yet to ask it
+                preexec_fn=native.die_with_parent,
             )
         try:
             _wait_ready(process, name, log)

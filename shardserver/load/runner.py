@@ -53,7 +53,9 @@ def _options(request: LoadRequest, first: int, count: int) -> native.LoadOptions
 
 
 def _client(options: native.LoadOptions, stats: native.LoadStats, channel: Any) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent asks us to stop, and counts on
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.default_int_handler:
+            signal.signal(number, signal.SIG_IGN)  # the parent asks us to stop, and counts on
     try:
         native.load_run(options, stats)
         channel.send(None)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
+import time
+from pathlib import Path
 
 import pytest
 import running
@@ -126,3 +130,41 @@ def test_the_demo_is_exact_and_quick() -> None:
     assert done.returncode == 0
     assert running.no_errors(document)
     assert len(document["shards"]) >= 2
+
+
+def of_demo(pid: int) -> list[str]:
+    """Command lines of processes that serve or load for the demo of that pid, itself included."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            words = entry.read_bytes().decode(errors="replace").split("\0")
+            if f"demo-{pid}" in words or f"mem:demo-{pid}" in words:
+                found.append(" ".join(words))
+    return found
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_a_demo_that_is_ended_leaves_no_process(number: signal.Signals) -> None:
+    """As a terminal does it, to the whole group: it sums up what it has, unless it was killed."""
+    demo = subprocess.Popen(
+        [*running.COMMAND, "demo", "-d", "20s"],
+        cwd=running.ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert demo.stdout
+    while "clients" not in demo.stdout.readline():
+        assert demo.poll() is None
+    assert of_demo(demo.pid)
+    time.sleep(1)  # in the middle of the load, not while it connects
+    os.killpg(demo.pid, number)
+    out, err = demo.communicate(timeout=20)
+    if number != signal.SIGKILL:
+        assert demo.returncode == 0, err
+        assert "100 % byte-exact" in out
+    end_s = time.monotonic() + 10
+    while of_demo(demo.pid):
+        assert time.monotonic() < end_s, of_demo(demo.pid)
+        time.sleep(0.02)
