@@ -66,11 +66,14 @@ static int stop(const struct port *port)
     return -EIO;
 }
 
+/* The end is read before what came before it: frames published since are then frames to deliver. */
 static int fed_rx_sync(struct port *port, uint64_t now_us)
 {
     struct fed_shared *shared = fed_shared(port);
     struct nm_ring *ring = port->rx;
     uint32_t tail = nm_ring_tail(ring);
+    uint32_t gone = fed_ring(port)->common->gone;
+    uint32_t ended = fed_ring(port)->common->ended;
     uint32_t filled = atomic_load_explicit(&shared->filled, memory_order_acquire);
 
     (void)now_us;
@@ -81,14 +84,14 @@ static int fed_rx_sync(struct port *port, uint64_t now_us)
     }
     atomic_store_explicit(&shared->returned, ring->head, memory_order_release);
     port->counters->rx_missed = shared->missed;
-    port->counters->rx_ended = fed_ring(port)->common->ended;
+    port->counters->rx_ended = ended;
     if (filled != tail) {
         if (!take(port, tail, filled)) {
             return stop(port);
         }
         __atomic_store_n(&ring->tail, filled, __ATOMIC_RELEASE);
-    } else if (fed_ring(port)->common->gone) {
-        return fed_ring(port)->common->gone == EBADMSG ? stop(port) : -ENODEV;
+    } else if (gone) {
+        return gone == EBADMSG ? stop(port) : -ENODEV;
     }
     return 0;
 }
