@@ -244,6 +244,56 @@ static void a_client_killed_anywhere_frees_its_link(void)
     close_nic(1);
 }
 
+/* In a child: sends so many frames, and goes at once. */
+static void send_and_go(uint32_t frames)
+{
+    struct mem_attachment *mine;
+    char error[PORT_ERROR_MAX];
+    struct port *port;
+
+    if (mem_attach(&mine, device->name + 4, error) != 0) {
+        _exit(1);
+    }
+    port = mem_attachment_port(mine);
+    for (uint32_t i = 0; i < frames; i++) {
+        if (!put(port, mem_attachment_mac(mine, true), (uint16_t)i, i)) {
+            _exit(2);
+        }
+    }
+    port->ops->tx_sync(port, 0);
+    mem_detach(mine);
+    _exit(0);
+}
+
+/* The owner is slow, and serves the hang-up first whenever there is one. */
+static void what_a_client_sent_before_it_went_arrives(void)
+{
+    enum { SENT = 40, TURNS_MAX = 4000 };
+    uint32_t seen = 0;
+    int status = -1;
+    pid_t child;
+
+    open_nic(2, 0, 64);
+    child = fork();
+    if (child == 0) {
+        send_and_go(SENT);
+    }
+    for (int turn = 0; seen < SENT && turn < TURNS_MAX; turn++) {
+        struct port *port = &device->ports[turn % 2];
+
+        usleep(5000);
+        device_event(device);
+        port->ops->rx_sync(port, 1);
+        while (take(port) != UINT32_MAX) {
+            seen++;
+        }
+    }
+    CHECK_EQ(seen, SENT);
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+    device_event(device);
+    close_nic(0);
+}
+
 static struct {
     uint8_t *seen;
     uint8_t *saved;
@@ -354,6 +404,7 @@ int main(int argc, char **argv)
         {"buffers are conserved by a million random steps",
          buffers_are_conserved_by_a_million_random_steps},
         {"a client killed anywhere frees its link", a_client_killed_anywhere_frees_its_link},
+        {"what a client sent before it went arrives", what_a_client_sent_before_it_went_arrives},
         {"an exchange torn at any store is completed", an_exchange_torn_at_any_store_is_completed},
         {"a name that is taken is refused", a_name_that_is_taken_is_refused},
         {"nobody to attach to is one sentence", nobody_to_attach_to_is_one_sentence},
