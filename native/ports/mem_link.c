@@ -18,7 +18,7 @@
 enum {
     EPOLL_LISTEN = UINT32_MAX,
     EPOLL_LISTEN_HOST = UINT32_MAX - 1,
-    ATTACH_TRIES = 200, /* of 1 ms each, while a shard may still be at a dead client's lanes */
+    ATTACH_TRIES = 200,    /* of 1 ms each, while a shard may still be at a dead client's lanes */
     PARTING_TRIES = 20000, /* of 250 us each, until a client's last frames are taken, */
     PARTING_STILL = 2000,  /* and of those without progress */
 };

@@ -268,7 +268,10 @@ static void send_and_go(uint32_t frames)
 /* The owner is slow, and serves the hang-up first whenever there is one. */
 static void what_a_client_sent_before_it_went_arrives(void)
 {
-    enum { SENT = 40, TURNS_MAX = 4000 };
+    enum {
+        SENT = 40,
+        TURNS_MAX = 4000
+    };
     uint32_t seen = 0;
     int status = -1;
     pid_t child;
