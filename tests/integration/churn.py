@@ -17,7 +17,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
-PATIENCE_S = 30.0
+PATIENCE_S = 100.0  # six lost SYNs are 63 s; what waits longer hangs
 RESET = struct.pack("ii", 1, 0)  # linger for no time
 
 
@@ -38,11 +38,13 @@ class Churn:
     end_s: float
     seen: Counter[str] = field(default_factory=Counter)
     serial: int = 0
+    stage: dict[int, str] = field(default_factory=dict)  # of each connection, by its number
 
 
 async def exchange(churn: Churn, chance: random.Random, serial: int) -> tuple[int, str]:
     """One connection; how many bytes came back, and how it ended."""
     local = (chance.choice(churn.sources), 0) if churn.sources else None
+    churn.stage[serial] = "to connect"
     reader, writer = await asyncio.open_connection(*churn.target, local_addr=local)
     own = writer.get_extra_info("socket")
     ending = chance.choice(("half-close", "half-close", "close", "reset"))
@@ -50,6 +52,7 @@ async def exchange(churn: Churn, chance: random.Random, serial: int) -> tuple[in
     try:
         for _ in range(chance.randrange(1, 12)):
             size = chance.choice((1, 64, 64, 500, 3000, 20000))
+            churn.stage[serial] = f"for {size} bytes behind {done}"
             writer.write(pattern(serial, done, size))
             got = await reader.readexactly(size)
             if got != pattern(serial, done, size):
@@ -57,6 +60,7 @@ async def exchange(churn: Churn, chance: random.Random, serial: int) -> tuple[in
             done += size
             await asyncio.sleep(chance.random() * 0.05)
         if ending == "half-close":
+            churn.stage[serial] = f"for the end behind {done} bytes"
             writer.write(pattern(serial, done, 700))
             writer.write_eof()
             if await reader.read() != pattern(serial, done, 700):
@@ -74,14 +78,16 @@ async def client(churn: Churn, number: int, seed: int) -> None:
     chance = random.Random(seed * 100003 + number)
     while time.monotonic() < churn.end_s:
         churn.serial += 1
+        serial = churn.serial
         try:
-            done, ending = await asyncio.wait_for(exchange(churn, chance, churn.serial), PATIENCE_S)
+            done, ending = await asyncio.wait_for(exchange(churn, chance, serial), PATIENCE_S)
         except TimeoutError:
-            done, ending = 0, "timeout"
+            done, ending = 0, f"waited {churn.stage[serial]}"
         except OSError as error:
             done, ending = 0, f"refused {type(error).__name__}"
         except asyncio.IncompleteReadError:
             done, ending = 0, "lost"
+        churn.stage.pop(serial, None)
         churn.seen[ending] += 1
         churn.seen["bytes"] += done
 
