@@ -22,6 +22,8 @@ static const struct ss_layout_entry layout[] = {
     {"ss_server_options", 0, sizeof(struct ss_server_options)},
     {"ss_adoption", 0, sizeof(struct ss_adoption)},
     {"ss_shard_stats", 0, sizeof(struct ss_shard_stats)},
+    {"ss_conn", 0, sizeof(struct ss_conn)},
+    {"ss_conns_part", 0, sizeof(struct ss_conns_part)},
     {"ss_rings_info", 0, sizeof(struct ss_rings_info)},
     {"ss_tool_options", 0, sizeof(struct ss_tool_options)},
     {"ss_tool_stats", 0, sizeof(struct ss_tool_stats)},
@@ -54,6 +56,8 @@ static const struct ss_layout_entry layout[] = {
     FIELD(ss_shard_stats, rx_frames),
     FIELD(ss_shard_stats, state),
     FIELD(ss_shard_stats, phase),
+    FIELD(ss_conn, ooo),
+    FIELD(ss_conns_part, conn),
 };
 
 uint32_t ss_layout(struct ss_layout_entry *entries, uint32_t max)

@@ -200,6 +200,69 @@ const char *ss_phase_name(uint32_t phase);
 const char *ss_service_name(uint32_t index);
 const char *ss_backend_name(uint32_t index);
 
+/* What is known of a connection beyond its addresses and queues. */
+enum ss_conn_knows {
+    SS_CONN_TCP = 1,     /* the native engine's: mss to rcv_wnd; picoTCP keeps its own to itself */
+    SS_CONN_SCALES = 2,  /* both sides sent a window scale */
+    SS_CONN_ACTIVE = 4,  /* something is queued or in flight, or was a moment ago: cwnd to losses */
+    SS_CONN_TIMER = 8,   /* timer to retries */
+    SS_CONN_LOSSES = 16, /* a loss is being repaired (RFC 6582) */
+};
+
+enum ss_conn_timer {
+    SS_CONN_RETRANSMIT = 0,
+    SS_CONN_PERSIST = 1,
+    SS_CONN_TIMEWAIT = 2, /* in FIN-WAIT-2 too: when it is given up */
+    SS_CONN_TIMERS = 3,
+};
+
+/* A connection, or a service that listens. Words of four bytes; addresses and ports in host order.
+ */
+struct ss_conn {
+    uint32_t state;   /* ss_conn_state_name */
+    uint32_t service; /* ss_service_name */
+    uint32_t laddr;
+    uint32_t lport;
+    uint32_t raddr;
+    uint32_t rport;
+    uint32_t recv_q; /* bytes that the service has not read; a listener: the shard's in SYN-RCVD */
+    uint32_t send_q; /* bytes not yet acknowledged or sent; a listener: of those, how many may be */
+    uint32_t knows;  /* enum ss_conn_knows */
+    uint32_t timer;  /* enum ss_conn_timer */
+    uint32_t timer_ms;
+    uint32_t retries; /* time-outs in a row */
+    uint32_t mss;
+    uint32_t srtt_us; /* 0: no sample yet */
+    uint32_t rttvar_us;
+    uint32_t rto_us;
+    uint32_t ssthresh; /* bytes; UINT32_MAX: no loss yet */
+    uint32_t snd_wnd;
+    uint32_t rcv_wnd;
+    uint32_t snd_wscale;
+    uint32_t rcv_wscale;
+    uint32_t cwnd;    /* bytes */
+    uint32_t unacked; /* sequence numbers in flight */
+    uint32_t ooo;     /* bytes that came before those missing */
+};
+
+/* A part of a shard's list. */
+struct ss_conns_part {
+    uint32_t n;
+    uint32_t next;     /* where the next part begins; 0: this was the last */
+    uint32_t changing; /* left out: they changed each time they were looked at */
+    uint32_t pad;
+    struct ss_conn conn[512];
+};
+
+/* Any process that inherited the server: services first, then connections by record, from `from`
+ * on (0: the start). Each is as its worker committed it last, whatever the worker does meanwhile.
+ */
+int32_t ss_conns_read(const struct ss_server *server, uint32_t shard, uint32_t from,
+                      struct ss_conns_part *part);
+/* As ss names them: "established"; NULL beyond the last. */
+const char *ss_conn_state_name(uint32_t index);
+const char *ss_conn_timer_name(uint32_t index);
+
 /* netmap's slot and ring, byte for byte: what ss_rings_ring points to. */
 struct ss_slot {
     uint32_t buf_idx;

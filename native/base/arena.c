@@ -58,13 +58,12 @@ void arena_destroy(struct arena *arena)
     *arena = (struct arena){.fd = -1};
 }
 
-void *arena_carve(struct arena *arena, size_t bytes)
+void *arena_carve(const struct arena *arena, size_t *used, size_t bytes)
 {
-    struct arena_header *header = arena_header(arena);
-    size_t start = header->used;
+    size_t start = *used;
 
     ENSURE(bytes <= arena->size - start);
-    header->used = start + (bytes + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE;
+    *used = start + (bytes + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE;
     return arena->base + start;
 }
 

@@ -49,8 +49,10 @@ struct arena {
 /* Creates a sealed memfd of `size` bytes and maps it MAP_SHARED. 0 or -errno. */
 int arena_create(struct arena *arena, size_t size, uint32_t shard);
 void arena_destroy(struct arena *arena);
-/* Takes `bytes` (rounded up to a line) of a new arena; aborts if the sizing was wrong. */
-void *arena_carve(struct arena *arena, size_t bytes);
+/* The part of `bytes` (rounded up to a line) behind those in `used`; aborts if the sizing was
+ * wrong.
+ */
+void *arena_carve(const struct arena *arena, size_t *used, size_t bytes);
 /* Maps an anonymous sealed memfd MAP_SHARED (directory, lanes, statistics). NULL: errno is set. */
 void *arena_shared_map(const char *name, size_t size);
 /* Rolls an unfinished transaction back; returns how many lines it restored. */

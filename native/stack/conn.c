@@ -33,26 +33,28 @@ size_t stack_arena_bytes(const struct stack_config *config)
     return (bytes + 4095) / 4096 * 4096;
 }
 
-/* Finds every part again, in the one order; arena_carve counts from the header's end. */
-static void layout(struct stack *stack)
+size_t stack_layout(struct stack *stack)
 {
     const struct stack_config *config = stack->config;
-    struct arena *arena = &stack->arena;
+    size_t used = lines(sizeof(struct arena_header));
     size_t conns = config->conns_max;
+    size_t actives = config->actives_max;
+    size_t chunks = config->chunks_max;
 
-    arena_header(arena)->used = lines(sizeof(struct arena_header));
-    stack->shared = arena_carve(arena, sizeof(struct stack_shared));
-    stack->hot = arena_carve(arena, conns * sizeof(struct conn_hot));
-    stack->cold = arena_carve(arena, conns * sizeof(struct conn_cold));
-    stack->service_state = arena_carve(arena, conns * sizeof(uint64_t));
-    stack->conn_free = arena_carve(arena, conns * sizeof(uint32_t));
-    stack->flow_table = arena_carve(arena, (size_t)flow_buckets(config->conns_max) * CACHE_LINE);
+    stack->shared = arena_carve(&stack->arena, &used, sizeof(struct stack_shared));
+    stack->hot = arena_carve(&stack->arena, &used, conns * sizeof(struct conn_hot));
+    stack->cold = arena_carve(&stack->arena, &used, conns * sizeof(struct conn_cold));
+    stack->service_state = arena_carve(&stack->arena, &used, conns * sizeof(uint64_t));
+    stack->conn_free = arena_carve(&stack->arena, &used, conns * sizeof(uint32_t));
+    stack->flow_table =
+        arena_carve(&stack->arena, &used, (size_t)flow_buckets(config->conns_max) * CACHE_LINE);
     stack->flow_mask = flow_buckets(config->conns_max) - 1;
-    stack->active = arena_carve(arena, config->actives_max * sizeof(struct conn_active));
-    stack->active_free = arena_carve(arena, config->actives_max * sizeof(uint32_t));
-    stack->chunks = arena_carve(arena, (size_t)config->chunks_max * CHUNK_BYTES +
-                                           config->chunks_max * sizeof(struct chunk));
-    stack->chunk_free = arena_carve(arena, config->chunks_max * sizeof(uint32_t));
+    stack->active = arena_carve(&stack->arena, &used, actives * sizeof(struct conn_active));
+    stack->active_free = arena_carve(&stack->arena, &used, actives * sizeof(uint32_t));
+    stack->chunks =
+        arena_carve(&stack->arena, &used, chunks * (CHUNK_BYTES + sizeof(struct chunk)));
+    stack->chunk_free = arena_carve(&stack->arena, &used, chunks * sizeof(uint32_t));
+    return used;
 }
 
 static void pools_init(struct stack *stack)
@@ -81,7 +83,7 @@ int stack_attach(struct stack *stack, bool fresh)
 {
     uint32_t conns = stack->config->conns_max;
 
-    layout(stack);
+    arena_header(&stack->arena)->used = stack_layout(stack);
     ipv4_prepare(stack);
     stack->ready = calloc(conns, sizeof(uint32_t));
     stack->output = calloc(2 * (size_t)conns, sizeof(uint32_t)); /* a pass may append all again */

@@ -208,6 +208,8 @@ static inline uint32_t stack_tick(const struct stack *stack)
 size_t stack_arena_bytes(const struct stack_config *config);
 /* `fresh` initialises; otherwise the layout is found again by the same carving. */
 int stack_attach(struct stack *stack, bool fresh);
+/* Only finds the parts, in the one order, and writes nothing; returns where the last one ends. */
+size_t stack_layout(struct stack *stack);
 void stack_detach(struct stack *stack);
 
 /* A zeroed record under `hash` in the flow table; NONE when either table is full. */

@@ -99,10 +99,11 @@ static void toeplitz_has_the_published_values(void)
 static void an_undone_step_leaves_the_old_state(void)
 {
     struct arena arena;
+    size_t used = sizeof(struct arena_header);
     uint64_t *words;
 
     CHECK_EQ(arena_create(&arena, 1 << 20, 3), 0);
-    words = arena_carve(&arena, 4096);
+    words = arena_carve(&arena, &used, 4096);
     words[0] = 1;
     words[100] = 2;
     undo_save(&arena, &words[0]);
