@@ -13,12 +13,13 @@ from typing import Any
 
 from orchestrator import telemetry
 from orchestrator.telemetry import InstanceInfo
-from shardserver import config, native, protocol
+from shardserver import config, native, native_conns, protocol
 from shardserver.errors import NotRunningError, ProtocolError, ShardserverError, UsageError
 from shardserver.protocol import ShardInfo, WorkerReport
 
 STOP_MODES = ("drain", "quick", "now")
 SHARD_ACTIONS = ("drain", "resume", "abort")
+_UINT32_MAX = 0xFFFFFFFF
 
 
 @dataclass
@@ -27,6 +28,7 @@ class View:
 
     instance: InstanceInfo
     read_stats: Callable[[int], native.ShardStats]
+    read_conns: Callable[[int, int], native_conns.Part]
     order: Callable[[object], bool]
     ask_worker: Callable[[int, str], bool]
     shards: list[ShardInfo] = field(default_factory=list)
@@ -102,6 +104,32 @@ def stats(view: View, properties: Mapping[str, Any]) -> dict[str, Any]:
     return view.snapshot()
 
 
+def connections(view: View, properties: Mapping[str, Any]) -> dict[str, Any]:
+    """{shard: N, from: N} → {shard, columns, rows, next, changing, states, services, timers}.
+
+    A part of a shard's list, from the arena: what listens, then connections. `from` is 0 or the
+    `next` of the part before; a `next` of 0 ends it. Numbers of the columns state, service and
+    timer are places in the lists of that name.
+    """
+    _take(properties, ("shard", "from"))
+    shard = properties.get("shard", 0)
+    start = properties.get("from", 0)
+    if type(start) is not int or not 0 <= start <= _UINT32_MAX:
+        raise ProtocolError("from must be a number from 0")
+    _shards(view, {"shards": [shard]})
+    part = view.read_conns(shard, start)
+    return {
+        "shard": shard,
+        "columns": native_conns.columns(),
+        "rows": part.rows,
+        "next": part.next,
+        "changing": part.changing,
+        "states": native_conns.state_names(),
+        "services": native.service_names(),
+        "timers": native_conns.timer_names(),
+    }
+
+
 def stop(view: View, properties: Mapping[str, Any]) -> dict[str, Any]:
     """{mode: drain|quick|now} → {mode}. The server begins to stop; its lock file tells the end."""
     _take(properties, ("mode",))
@@ -143,6 +171,7 @@ COMMANDS: dict[str, Command] = {
     "ping": ping,
     "status": status,
     "stats": stats,
+    "connections": connections,
     "stop": stop,
     "restart": restart,
     "confirm": confirm,

@@ -17,7 +17,7 @@ import zmq
 
 from orchestrator import commands
 from orchestrator.telemetry import InstanceInfo
-from shardserver import logs, native, process, protocol
+from shardserver import logs, native, native_conns, process, protocol
 from shardserver.channel import Channel
 from shardserver.errors import ProtocolError
 from shardserver.protocol import FromOrchestrator, Notice, ShardTable, WorkerQuery, WorkerReport
@@ -33,6 +33,7 @@ class Job:
 
     instance: InstanceInfo
     read_stats: Callable[[int], native.ShardStats]
+    read_conns: Callable[[int, int], native_conns.Part]
     router: socket.socket
     router_endpoint: str
     publisher: socket.socket
@@ -52,7 +53,7 @@ class Control:
         self._workers = [self._connected(endpoint) for endpoint in job.worker_endpoints]
         self._channel = Channel(job.channel, FromOrchestrator)
         self._view = commands.View(
-            job.instance, job.read_stats, self._channel.send, self._ask_worker
+            job.instance, job.read_stats, job.read_conns, self._channel.send, self._ask_worker
         )
         self._known = False
         self._query = 0

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from orchestrator import control, host, plan, rings, topology
@@ -28,6 +29,7 @@ from shardserver import (
     instance,
     logs,
     native,
+    native_conns,
     native_netmap,
     privileges,
     worker,
@@ -186,6 +188,7 @@ class Builder:
             control.Job(
                 instance=self._info,
                 read_stats=parts.rings.server.stats,
+                read_conns=partial(native_conns.read, parts.rings.server),
                 router=parts.router,
                 router_endpoint=_endpoint(paths.control),
                 publisher=parts.publisher,

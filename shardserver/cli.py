@@ -72,6 +72,7 @@ _COMMANDS: dict[str, Callable[[Any], int]] = {
     "status": _show("status"),
     "stats": _show("stats"),
     "restart": _show("restart"),
+    "ss": _host("shardserver.cli_ss", "ss"),
     "load": _load,
     "demo": _demo,
     "devices": _host("shardserver.cli_nic", "devices"),

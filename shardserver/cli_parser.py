@@ -17,7 +17,7 @@ shardserver: a TCP server on network-card rings, one pinned worker and stack per
   shardserver demo                   shards on a software NIC, verified echo; no root
   shardserver start --iface eth0     serve on an interface; --device mem:NAME needs none
   shardserver devices | doctor       interfaces here, and what keeps them from serving
-  shardserver status | stats -w      what runs, and how fast; stop: drain and stop
+  shardserver status | stats | ss    what runs, how fast, each connection; stop: drain and stop
   shardserver load 10.0.0.1          many verified connections against a server
   shardserver tools sink|gen|…       single rings: count, generate, forward, ping, spread
   shardserver COMMAND -h             every option"""
@@ -194,7 +194,7 @@ def _add_demo(commands: Any) -> None:
 
 def make() -> tuple[Parser, dict[str, Parser]]:
     """The parser, and that of each command."""
-    from shardserver import cli_nic_options
+    from shardserver import cli_nic_options, cli_ss_options
     from shardserver.load import add_arguments as add_load_arguments
     from shardserver.toolbox import add_arguments as add_tool_arguments
 
@@ -211,6 +211,9 @@ def make() -> tuple[Parser, dict[str, Parser]]:
     )
     _add_start(commands)
     _add_clients(commands)
+    sockets = cli_ss_options.add(commands, _exit_codes())
+    _instance_options(sockets)
+    _timeout_option(sockets, 5.0)
     add_load_arguments(commands.add_parser("load", help="verified load against a server"))
     _add_demo(commands)
     cli_nic_options.add(commands, _exit_codes())

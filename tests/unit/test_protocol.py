@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from orchestrator import commands
 from orchestrator.telemetry import InstanceInfo
-from shardserver import channel, errors, protocol
+from shardserver import channel, errors, native_conns, protocol
 from shardserver.channel import Channel
 from shardserver.errors import ProtocolError, ShardserverError
 from shardserver.native import ShardStats
@@ -122,11 +122,17 @@ class Told:
     def __init__(self, shards: int = 2) -> None:
         self.orders: list[object] = []
         self.asked: list[tuple[int, str]] = []
-        self.view = commands.View(INSTANCE, lambda _: ShardStats(), self._order, self._ask)
+        self.view = commands.View(
+            INSTANCE, lambda _: ShardStats(), self._read, self._order, self._ask
+        )
         self.view.shards = [
             ShardInfo(shard, "running", 10 + shard, shard, 0, f"mem:x-{shard}", 0)
             for shard in range(shards)
         ]
+
+    def _read(self, shard: int, start: int) -> native_conns.Part:
+        row = tuple(range(len(native_conns.columns())))
+        return native_conns.Part([row], start + 1 if start < 2 else 0, shard)
 
     def _order(self, order: object) -> bool:
         self.orders.append(order)
@@ -147,6 +153,11 @@ def test_each_command_answers() -> None:
     status = told.call("status").result
     assert (status["state"], len(status["shards"]), status["name"]) == ("running", 2, "x")
     assert told.call("stats").result["schema"] == 1
+    part = told.call("connections", shard=1, **{"from": 2}).result
+    assert (part["shard"], part["next"], part["changing"]) == (1, 0, 1)
+    assert [len(row) for row in part["rows"]] == [len(part["columns"])] == [24]
+    assert part["states"][3] == "established"
+    assert told.call("connections").result["next"] == 1
     assert told.call("stop", mode="quick").result == {"mode": "quick"}
     assert told.call("restart", shards=[1]).result == {"shards": [1]}
     assert told.call("confirm").result == {"confirmed": False, "left_s": 0.0}
@@ -163,6 +174,10 @@ def test_each_command_answers() -> None:
         ("stop", {"mode": "gently"}, "bad_message", "mode must be one of"),
         ("restart", {"shards": [9]}, "usage", "there is no shard 9"),
         ("restart", {"shards": "all"}, "bad_message", "list of shard numbers"),
+        ("connections", {"shard": 2}, "usage", "there is no shard 2"),
+        ("connections", {"shard": "0"}, "bad_message", "list of shard numbers"),
+        ("connections", {"from": -1}, "bad_message", "from must be a number from 0"),
+        ("connections", {"from": 1 << 32}, "bad_message", "from must be a number from 0"),
         ("shard", {"action": "eat"}, "bad_message", "action must be one of"),
     ],
 )
