@@ -3,6 +3,7 @@
 #include <errno.h>
 
 #include "api.h"
+#include "engine_picotcp/picotcp.h"
 #include "stack/snapshot.h"
 #include "worker/server.h"
 
@@ -109,18 +110,19 @@ static void describe(struct ss_conn *conn, const struct conn_image *image, bool 
 static void describe_listener(struct ss_conn *conn, const struct stack *view, uint32_t index)
 {
     const struct listener *listener = &view->config->listeners[index];
+    uint32_t half_open_max = view->config->backlog_max;
 
     *conn = (struct ss_conn){.state = STATE_LISTENING,
                              .service = listener->service,
                              .laddr = ntohl(view->config->ip),
                              .lport = ntohs(listener->tcp_port),
                              .recv_q = *(const volatile uint32_t *)&view->shared->syn_rcvd,
-                             .send_q = view->config->backlog_max};
+                             .send_q = view->engine ? min_u32(half_open_max, PICOTCP_BACKLOG_MAX)
+                                                    : half_open_max};
 }
 
 /* Fills `part` from entry `from` on, where services come before records. */
-static void read_part(const struct stack *view, uint32_t from, bool native,
-                      struct ss_conns_part *part)
+static void read_part(const struct stack *view, uint32_t from, struct ss_conns_part *part)
 {
     bool draining = *(const volatile uint32_t *)&view->shared->draining != 0;
     uint32_t listeners = view->config->listeners_n;
@@ -137,7 +139,7 @@ static void read_part(const struct stack *view, uint32_t from, bool native,
         enum snapshot_found found = snapshot_conn(view, at - listeners, &image);
 
         if (found == SNAPSHOT_CONN) {
-            describe(&part->conn[part->n++], &image, native);
+            describe(&part->conn[part->n++], &image, !view->engine);
         }
         part->changing += found == SNAPSHOT_CHANGING;
     }
@@ -158,6 +160,7 @@ int32_t ss_conns_read(const struct ss_server *handle, uint32_t shard, uint32_t f
         return 0; /* nothing is laid out yet */
     }
     snapshot_view(&view, &server->config, &server->arenas[shard]);
-    read_part(&view, from, !server->engine, part);
+    view.engine = server->engine;
+    read_part(&view, from, part);
     return 0;
 }
