@@ -52,7 +52,7 @@ _AND = ("and", "&", "&&")
 _OR = ("or", "|", "||")
 _NOT = ("not", "!")
 _TERMS = ("state", "exclude", "sport", "dport", "src", "dst")
-_TOKEN = re.compile(r"\s*(\(|\)|[!=<>]=|=|<|>|!|&&?|\|\|?|[^\s()=<>!&|]+)")
+_TOKEN = re.compile(r"[()]|[!=<>]=|[=<>!]|&&?|\|\|?|[^\s()=<>!&|]+")
 _DEPTH_MAX = 64
 _HINT = "for example: state established '( dport = :51544 or src 10.0.0.0/8 )'; see ss(8)"
 
@@ -161,28 +161,19 @@ def _wrong(text: str) -> UsageError:
     return UsageError(f"filter: {text}", _HINT)
 
 
-def _tokens(text: str) -> list[str]:
-    found = []
-    at = 0
-    while text[at:].strip():
-        token = _TOKEN.match(text, at)
-        if not token:
-            raise _wrong(f'"{text[at:].split()[0]}" is not understood')
-        found.append(token[1])
-        at = token.end()
-    return found
+def _number(text: str, shown: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 5 and int(text) <= 65535):
+        raise _wrong(f'"{shown}": expected a port such as :80')
+    return int(text)
 
 
 def _port(text: str) -> int:
-    number = text.removeprefix(":")
-    if not (number.isascii() and number.isdigit() and len(number) <= 5 and int(number) <= 65535):
-        raise _wrong(f'"{text}": expected a port such as :80')
-    return int(number)
+    return _number(text.removeprefix(":"), text)
 
 
 def _host(text: str, ours: bool) -> Host:
     where, colon, port = text.partition(":")
-    number = _port(port) if colon else None
+    number = _number(port, text) if colon else None
     if where in ("", "*"):
         return Host(ours, 0, 0, number)
     try:
@@ -288,7 +279,7 @@ def parse(words: Sequence[str], usual: frozenset[str]) -> Term:
 
     UsageError says what is wrong.
     """
-    parser = _Parser(_tokens(" ".join(words)))
+    parser = _Parser(_TOKEN.findall(" ".join(words)))
     if not parser.next:
         return States(usual)
     term = parser.either()

@@ -15,7 +15,7 @@ from shardserver import cli, cli_parser, cli_show, cli_start
 from shardserver.errors import UsageError
 
 COMMANDS = (
-    "start", "stop", "status", "stats", "restart", "load", "demo",
+    "start", "stop", "status", "stats", "ss", "restart", "load", "demo",
     "devices", "doctor", "nic", "confirm", "tools",
 )  # fmt: skip
 
@@ -62,6 +62,11 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         (["stats"], 3, 'error: no server named "default" is running (looked at '),
         (["stop", "-n", "web"], 3, 'error: no server named "web" is running'),
         (["status", "-n", "a/b"], 2, "error: --name a/b: expected a name"),
+        (["ss", "-a"], 3, 'error: no server named "default" is running (looked at '),
+        (["ss", "-n", "web", "sport", "=", ":7"], 3, 'error: no server named "web" is running'),
+        (["ss", "sport", "=", "http"], 2, 'error: filter: "http": expected a port such as :80'),
+        (["ss", "state"], 2, "error: filter: it ends where a state is expected"),
+        (["ss", "-x"], 2, "error: unrecognized option -x"),
         (["start", "--worker", "4"], 2,
          "error: unrecognized option --worker (did you mean --workers?)"),
         (["start", "--port", "0"], 2, 'error: --port "0": expected a TCP port from 1 to 65535'),
