@@ -10,6 +10,7 @@
 enum {
     PART_MAX = sizeof(((struct ss_conns_part *)0)->conn) / sizeof(struct ss_conn),
     LOOKS_MAX = 16384, /* records that one call looks at: its caller has other things to do */
+    CHANGING_MAX = 16, /* of these, read in vain, each SNAPSHOT_TRIES times */
     STATE_LISTENING = CONN_STATES,
 };
 
@@ -136,6 +137,9 @@ static void read_part(const struct stack *view, uint32_t from, struct ss_conns_p
         }
     }
     for (; at < end && at - from < LOOKS_MAX && part->n < PART_MAX; at++) {
+        if (part->changing == CHANGING_MAX) {
+            break;
+        }
         enum snapshot_found found = snapshot_conn(view, at - listeners, &image);
 
         if (found == SNAPSHOT_CONN) {

@@ -14,7 +14,7 @@ enum snapshot_found {
 };
 
 enum {
-    SNAPSHOT_TRIES = 256,
+    SNAPSHOT_TRIES = 64,
 };
 
 /* A connection at one commit; `active` is zero while it is idle. */

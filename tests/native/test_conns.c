@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "base/hash.h"
 #include "base/wire.h"
 #include "check.h"
 #include "engine_picotcp/picotcp.h"
@@ -268,6 +269,46 @@ static void bytes_before_a_hole_and_an_unheard_reply_are_seen(void)
     end_by_reset(5);
 }
 
+/* A worker that was taken over may write anything into its arena; who reads it serves others. */
+static void nonsense_in_the_arena_stops_no_reader(void)
+{
+    struct sim sim;
+    struct stack *stack;
+    uint64_t seed = 4;
+    uint64_t described = 0;
+
+    sim_open(&sim, &(struct sim_options){.shards = 1, .clients = 1, .conns = 128, .seed = 1});
+    stack = &sim.worker[0].stack;
+    for (uint32_t round = 0; round < 40; round++) {
+        uint64_t *word = (uint64_t *)(void *)stack->shared;
+        uint32_t from = 0;
+        uint32_t parts = 0;
+
+        for (; (uint8_t *)word < stack->chunks; word++) {
+            uint64_t noise = splitmix64(&seed);
+
+            *word = round % 2 ? noise : noise & 0x0303030303030303; /* many valid small numbers */
+        }
+        for (uint32_t i = 0; i < 128; i += 2) {
+            stack->hot[i].active = NONE;
+        }
+        stack->arena.undo->count = (uint32_t)splitmix64(&seed);
+        do {
+            CHECK_EQ(ss_conns_read(handle(&sim), 0, from, &part), 0);
+            CHECK(part.n <= 512 && (part.next == 0 || part.next > from));
+            for (uint32_t i = 0; i < part.n; i++) {
+                CHECK(ss_conn_state_name(part.conn[i].state) != NULL);
+                described++;
+            }
+            from = part.next;
+        } while (from != 0 && ++parts < 64);
+        CHECK_EQ(from, 0);
+    }
+    CHECK(described > 100);
+    stack->arena.undo->count = 0;
+    sim_close(&sim);
+}
+
 /* picoTCP's own state is in its worker: what is here is state, addresses and our queues. */
 static void with_picotcp_only_what_the_arena_holds_is_told(void)
 {
@@ -319,6 +360,7 @@ int main(int argc, char **argv)
          a_closed_window_is_seen_as_a_full_queue_that_is_probed},
         {"bytes before a hole and an unheard reply are seen",
          bytes_before_a_hole_and_an_unheard_reply_are_seen},
+        {"nonsense in the arena stops no reader", nonsense_in_the_arena_stops_no_reader},
         {"with picoTCP only what the arena holds is told",
          with_picotcp_only_what_the_arena_holds_is_told},
     };
