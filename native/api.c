@@ -306,6 +306,15 @@ void ss_server_destroy(struct ss_server *server)
     }
 }
 
+int32_t ss_server_wake(struct ss_server *server)
+{
+    if (!server) {
+        return -EINVAL;
+    }
+    server_wake((const struct server *)server);
+    return 0;
+}
+
 int32_t ss_worker_adopt(struct ss_server *handle, uint32_t shard, struct ss_adoption *adoption,
                         char *error)
 {

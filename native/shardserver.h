@@ -169,6 +169,8 @@ uint32_t ss_server_conns_max(const struct ss_server *server);
  * and not loadable, -EINVAL: no library belongs to this engine; each with a sentence. */
 int32_t ss_engine_find(struct ss_engine_info *info, const char *engine, char *error);
 void ss_server_destroy(struct ss_server *server);
+/* Every worker has a turn at once, also one that sleeps: for what its rings do not tell. */
+int32_t ss_server_wake(struct ss_server *server);
 
 /* Worker, after the fork: rolls back what its predecessor left unfinished and takes the arena over.
  */

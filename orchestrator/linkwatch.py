@@ -2,7 +2,8 @@
 
 A worker learns of a deleted interface from its own socket, if at all: AF_PACKET tells only that it
 went down, which passes, and netmap holds the interface as long as a server lives. So the
-orchestrator listens to rtnetlink, and ends what cannot go on.
+orchestrator listens to rtnetlink, and ends what cannot go on. What can go on it wakes: AF_XDP's
+poll() does not tell that a link is back, and frames wait in its rings.
 """
 
 from __future__ import annotations
@@ -95,9 +96,17 @@ class LinkWatch:
                 found += [Change.GONE] if netif.index(self._name) != self._index else []
         return found
 
-    def take(self, give_up: Callable[[ShardserverError], None]) -> None:
-        """Logs what happened since the last call; `give_up` is told when nothing can go on."""
-        for change in self._heard():
+    def take(
+        self, give_up: Callable[[ShardserverError], None], wake: Callable[[], None] = lambda: None
+    ) -> None:
+        """Logs what happened since the last call; `give_up` is told when nothing can go on.
+
+        `wake` is called before any word is written, for the carrier's comings and goings, too.
+        """
+        heard = self._heard()
+        if heard:
+            wake()
+        for change in heard:
             if change is Change.GONE:
                 give_up(
                     DeviceUnavailableError(

@@ -277,7 +277,7 @@ def _supervise(stack: ExitStack, parts: Parts, callbacks: Callbacks) -> None:
             device_event=lambda: _device_event(device),
             reopen_logs=callbacks.reopen_logs,
             link_fd=parts.watch.fileno(),
-            link_event=lambda: parts.watch.take(supervisor.give_up),
+            link_event=lambda: parts.watch.take(supervisor.give_up, parts.rings.server.wake),
         ),
     )
     builder.supervisor = supervisor

@@ -401,6 +401,10 @@ class Server:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def wake(self) -> None:
+        """Every worker has a turn at once, also one that sleeps."""
+        _raise(self._lib.ss_server_wake(self.handle), None, self.name)
+
     def keep_only(self, shard: int) -> None:
         """Closes this process's descriptors of the other rings."""
         _raise(self._lib.ss_worker_keep_only(self.handle, shard), None, self.name)

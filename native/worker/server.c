@@ -194,6 +194,18 @@ void server_worker_init(struct server *server, uint32_t shard, struct worker *wo
                        .shard = shard};
 }
 
+/* Rung unasked: whether a worker is about to sleep on what it saw before cannot be known here. */
+void server_wake(const struct server *server)
+{
+    static const uint64_t one = 1;
+
+    for (uint32_t i = 0; i < server->config.shards; i++) {
+        if (write(server->cluster.doorbell[i], &one, sizeof(one)) < 0) {
+            ENSURE(errno == EAGAIN); /* rung more often than it can count: awake it will be */
+        }
+    }
+}
+
 int server_adopt(struct server *server, uint32_t shard, uint32_t *adopted, uint32_t *dropped)
 {
     struct worker *worker = calloc(1, sizeof(*worker));

@@ -27,4 +27,6 @@ int server_create(struct server **out, struct device *device, const struct stack
 void server_destroy(struct server *server);
 /* A worker of the shard that has not adopted it yet. */
 void server_worker_init(struct server *server, uint32_t shard, struct worker *worker);
+/* Every worker has a turn at once, also one that sleeps: something happened outside its rings. */
+void server_wake(const struct server *server);
 int server_adopt(struct server *server, uint32_t shard, uint32_t *adopted, uint32_t *dropped);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import kernel_clients
 import netns
@@ -27,27 +29,39 @@ PATIENCE_S = 30
 class Foreground:
     """`start` as a person runs it: its words in a file, its end an exit code."""
 
-    def __init__(self, runtime: str, wire: netns.Wire, device: str) -> None:
+    def __init__(self, runtime: str, wire: netns.Wire, *words: str, command: list[str]) -> None:
         self.log = Path(runtime, "words")
-        words = ["start", "--device", device, "--workers", "1", "-n", f"g{os.getpid()}",
-                 "--ip", f"{wire.service}/24"]  # fmt: skip
+        self.name = f"g{os.getpid()}"
+        self.environment = {**os.environ, "RUNTIME_DIRECTORY": runtime}
+        options = ["--workers", "1", "-n", self.name, "--ip", f"{wire.service}/24", *words]
         with self.log.open("w") as output:
             self.process = subprocess.Popen(
-                netns.server_argv(wire, [*COMMAND, *words]), cwd=ROOT, stdout=output,
-                stderr=output, env={**os.environ, "RUNTIME_DIRECTORY": runtime},
+                netns.server_argv(wire, [*command, "start", *options]), cwd=ROOT, stdout=output,
+                stderr=output, env=self.environment,
             )  # fmt: skip
 
     def says(self, words: str) -> bool:
         return words in self.log.read_text()
+
+    def shard(self) -> dict[str, Any]:
+        """What `stats --json` has of shard 0."""
+        asked = [*COMMAND, "stats", "--json", "-n", self.name]
+        done = subprocess.run(
+            asked, cwd=ROOT, env=self.environment, capture_output=True, text=True, check=True
+        )
+        shard: dict[str, Any] = json.loads(done.stdout)["shards"][0]
+        return shard
 
     def end(self) -> int:
         return self.process.wait(PATIENCE_S)
 
 
 @contextmanager
-def foreground(wire: netns.Wire, device: str) -> Iterator[Foreground]:
+def foreground(
+    wire: netns.Wire, device: str, *words: str, command: list[str] = COMMAND
+) -> Iterator[Foreground]:
     with tempfile.TemporaryDirectory(prefix="ss-") as runtime:
-        made = Foreground(runtime, wire, device)
+        made = Foreground(runtime, wire, "--device", device, *words, command=command)
         try:
             wait_for(lambda: made.says("ready in") or made.process.poll() is not None)
             yield made

@@ -47,6 +47,8 @@ class FakeCore:
 
     def set_state(self, shard: int, state: int) -> None: ...
 
+    def wake(self) -> None: ...
+
     def adopt(self, shard: int) -> Adoption:
         if self._told("boot-fail") == str(shard):
             raise errors.DeviceUnavailableError(f"fake-{shard}: the ring could not be taken over")

@@ -77,6 +77,20 @@ def test_down_and_up_are_said_once(caplog: pytest.LogCaptureFixture) -> None:
     ]
 
 
+@pytest.mark.parametrize("flags", [0, netif.IFF_UP, netif.IFF_UP | 1 << 16])  # 1 << 16: carrier
+def test_whatever_happens_wakes_those_who_sleep(flags: int) -> None:
+    woken: list[bool] = []
+    with fed(message(linkwatch.RTM_NEWLINK, flags=flags)) as watch:
+        for _ in range(2):  # nothing is left for the second time
+            watch.take(lambda error: pytest.fail(str(error)), lambda: woken.append(True))
+    assert len(woken) == 1
+
+
+def test_another_interface_wakes_nobody() -> None:
+    with fed(message(linkwatch.RTM_NEWLINK, index=8)) as watch:
+        watch.take(lambda error: pytest.fail(str(error)), lambda: pytest.fail("woken"))
+
+
 def test_a_deletion_gives_up() -> None:
     told: list[ShardserverError] = []
     with fed(message(linkwatch.RTM_DELLINK)) as watch:

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -61,6 +62,23 @@ def test_a_mem_device_that_is_taken_is_unavailable() -> None:
     ):
         assert device.audit() == 0
         native.Device("mem:taken", DeviceOptions(rings=1))
+
+
+def test_a_worker_that_sleeps_has_a_turn_when_it_is_woken() -> None:
+    with (
+        native.Device("mem:wake", DeviceOptions(rings=1)) as device,
+        native.Server(device, ServerOptions(shards=1, ip=ADDRESS, prefix=16)) as made,
+    ):
+        made.adopt(0)
+        slice_over = threading.Thread(target=made.run, args=(0, 3_000_000))
+        slice_over.start()
+        wait_for(lambda: made.pulse(0)[1] == "sleep", "sleep")
+        for _ in range(3):
+            before, _ = made.pulse(0)
+            made.wake()
+            wait_for(lambda before=before: made.pulse(0)[0] > before, "a turn", 1.0)
+        assert slice_over.is_alive(), "the slice ended meanwhile: nothing is shown"
+        slice_over.join()
 
 
 def test_a_server_can_be_made_and_read_in_one_process() -> None:
