@@ -18,6 +18,7 @@ enum {
     MTU_DEFAULT = 1500,
     MTU_MIN = 576,
     STUB_SLOTS = 2,
+    DEAF_MAX = 80,             /* words of tell_deaf_ring */
     REGION_MARK = 0x6e6d,      /* above netmap's number: no number of somebody else's region */
     CARRIER_WAIT_US = 4000000, /* a reset at the open takes copper and 10G so long */
     CARRIER_STEP_US = 20000,
@@ -430,15 +431,41 @@ static void wait_for_carrier(struct netmap_device *netmap)
     }
 }
 
-static const char *adapter_of(const struct netmap_device *netmap)
+static bool is_emulated(const struct netmap_device *netmap)
 {
     uint64_t admode = 0;
 
+    netmap->kernel->parameter("admode", &admode);
+    return netmap->name.kind == NETMAP_NIC && (admode == 2 || !netmap->link.native);
+}
+
+static const char *adapter_of(const struct netmap_device *netmap)
+{
     if (netmap->name.kind != NETMAP_NIC) {
         return netmap->name.kind == NETMAP_PIPE ? "pipe" : "VALE port";
     }
-    netmap->kernel->parameter("admode", &admode);
-    return admode == 2 || !netmap->link.native ? "emulated adapter" : "native adapter";
+    return is_emulated(netmap) ? "emulated adapter" : "native adapter";
+}
+
+/*
+ * veth leaves the number of its peer's transmit queue in a frame, where drivers write that of the
+ * receive queue plus one, and the emulated adapter reads it so: ring 0 has queues 0 and 1, ring i
+ * has queue i + 1, and to the last one nothing comes from a peer of as many queues as there are
+ * rings. Rings and queues are as many as they should be; the peer may be in another namespace.
+ */
+static void tell_deaf_ring(struct device *device)
+{
+    const struct netmap_device *netmap = device->priv;
+    size_t said = strlen(device->banner);
+    uint32_t rings = netmap->info.rx_rings;
+    bool ours = netmap->name.mode == NM_MODE_ALL_NIC || netmap->name.mode == NM_MODE_NIC_SW ||
+                (netmap->name.mode == NM_MODE_ONE_NIC && netmap->name.ring == rings - 1);
+
+    if (netmap->link.veth && is_emulated(netmap) && rings > 1 && ours) {
+        snprintf(device->banner + said, sizeof(device->banner) - said,
+                 ", ring %u hears nothing unless its veth peer sends on %u queues", rings - 1,
+                 rings + 1);
+    }
 }
 
 /* The kernel hands its frames to host rings only where the NIC's are in netmap mode as well. */
@@ -462,6 +489,7 @@ static void describe(struct device *device)
                                : "",
              netmap->promiscuous_fd >= 0 ? ", promiscuous" : "",
              netmap->name.kind == NETMAP_NIC && !netmap->link.running ? ", no carrier yet" : "");
+    tell_deaf_ring(device);
 }
 
 /* An address that is the host's as well takes a NIC whose frames can be told apart. */

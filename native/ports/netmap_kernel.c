@@ -91,17 +91,17 @@ static void ask_ethtool(int fd, struct ifreq *ifr, struct netmap_link *link)
 }
 
 /* A driver with netmap's patch is a holder of the module. */
-static bool is_native(int fd, struct ifreq *ifr)
+static void ask_driver(int fd, struct ifreq *ifr, struct netmap_link *link)
 {
     struct ethtool_drvinfo info = {.cmd = ETHTOOL_GDRVINFO};
     char path[PATH_LEN_MAX];
 
     ifr->ifr_data = (void *)&info;
-    if (ask(fd, SIOCETHTOOL, ifr) != 0) {
-        return false;
+    if (ask(fd, SIOCETHTOOL, ifr) == 0) {
+        snprintf(path, sizeof(path), "/sys/module/netmap/holders/%.31s", info.driver);
+        link->native = access(path, F_OK) == 0;
+        link->veth = strcmp(info.driver, "veth") == 0;
     }
-    snprintf(path, sizeof(path), "/sys/module/netmap/holders/%.31s", info.driver);
-    return access(path, F_OK) == 0;
 }
 
 static int ask_link(int fd, struct ifreq *ifr, struct netmap_link *link)
@@ -119,7 +119,7 @@ static int ask_link(int fd, struct ifreq *ifr, struct netmap_link *link)
     link->ethernet = ifr->ifr_hwaddr.sa_family == ARPHRD_ETHER;
     memcpy(link->mac, ifr->ifr_hwaddr.sa_data, sizeof(link->mac));
     ask_ethtool(fd, ifr, link);
-    link->native = is_native(fd, ifr);
+    ask_driver(fd, ifr, link);
     return 0;
 }
 

@@ -15,6 +15,7 @@ struct netmap_link {
     bool up;
     bool running; /* has carrier */
     bool native;  /* its driver is one that netmap was built for */
+    bool veth;    /* its frames come as a peer of this machine's kernel sends them */
     uint32_t queues;
     uint32_t rx_slots; /* as ethtool tells them; 0: unknown */
     uint32_t tx_slots;

@@ -130,6 +130,14 @@ def _netmap(facts: Facts) -> Finding:
     if facts.machine.netmap:
         text = f"{facts.machine.netmap}; the other backends do not need it{built}"
         return warn("netmap", text, "modprobe netmap")
+    its = facts.interface
+    rings = changes.queues_of(its.settings.channels) if its and its.link.kind == "veth" else 1
+    if its and rings > 1:
+        text = (
+            f"/dev/netmap is there, but of the {rings} rings of {its.name} the last hears nothing "
+            f"unless its peer sends on {rings + 1} queues{built}"
+        )
+        return warn("netmap", text, f"ethtool -L PEER tx {rings + 1}")
     return ok("netmap", f"/dev/netmap is there{built}")
 
 

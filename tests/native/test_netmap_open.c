@@ -191,6 +191,37 @@ static void the_banner_tells_the_adapter_and_the_region(void)
     CHECK(fake_end());
 }
 
+static bool is_deaf(const char *port, const char *words)
+{
+    struct device *device = case_port(port);
+    bool told = strstr(device->banner, words) != NULL;
+
+    device_close(device);
+    return told;
+}
+
+/* As seen with the module on Linux 6.1: of 2, 3 and 4 rings of a veth the last one heard nothing.
+ */
+static void the_banner_names_the_ring_of_a_veth_that_is_deaf(void)
+{
+    fake_begin();
+    fake_nic("eth0", 2, 2, SLOTS);
+    CHECK(!is_deaf("eth0", "hears nothing"));
+    fake->link.veth = true;
+    CHECK(is_deaf("eth0", ", ring 1 hears nothing unless its veth peer sends on 3 queues"));
+    CHECK(is_deaf("eth0-1", ", ring 1 hears nothing"));
+    CHECK(!is_deaf("eth0-0", "hears nothing"));
+    CHECK(!is_deaf("eth0^", "hears nothing"));
+    fake->link.native = true; /* that would be netmap's own */
+    CHECK(!is_deaf("eth0", "hears nothing"));
+    CHECK(fake_end());
+    fake_begin();
+    fake_nic("eth0", 1, 1, SLOTS);
+    fake->link.veth = true;
+    CHECK(!is_deaf("eth0", "hears nothing"));
+    CHECK(fake_end());
+}
+
 static void another_mac_makes_the_interface_promiscuous(void)
 {
     struct device_config other = {.mac = {2, 0, 0, 0, 0, 9}};
@@ -333,6 +364,8 @@ int main(int argc, char **argv)
         {"the open waits for the carrier", the_open_waits_for_the_carrier},
         {"the banner tells the adapter and the region",
          the_banner_tells_the_adapter_and_the_region},
+        {"the banner names the ring of a veth that is deaf",
+         the_banner_names_the_ring_of_a_veth_that_is_deaf},
         {"another MAC makes the interface promiscuous",
          another_mac_makes_the_interface_promiscuous},
         {"the MTU is what one buffer holds at most", the_mtu_is_what_one_buffer_holds_at_most},

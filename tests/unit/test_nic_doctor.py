@@ -169,6 +169,14 @@ def test_a_veths_queues_are_left_to_its_peer() -> None:
     assert of("queues", facts(cpus={0: 0}, kind="veth")).status == "ok"
 
 
+def test_netmap_s_line_names_the_ring_of_a_veth_that_hears_nothing() -> None:
+    finding = of("netmap", facts(kind="veth"))
+    assert (finding.status, finding.fix) == ("warn", "ethtool -L PEER tx 5")
+    assert "of the 4 rings of eth0 the last hears nothing unless" in finding.text
+    assert of("netmap", facts(kind="veth", channels=None)).status == "ok"
+    assert of("netmap", facts(kind="veth", netmap="absent")).fix == "modprobe netmap"
+
+
 def test_fixes_come_in_the_order_that_they_need() -> None:
     bad = facts(
         up=False, promisc=True, rss=settings().rss, cpus={0: 0, 1: 0},
