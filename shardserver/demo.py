@@ -1,7 +1,8 @@
 """What the demos set up: a server process of their own, and for --real a little network.
 
 Everything made here is gone when its context ends, also after an interrupt; namespaces go with
-the last process in them. Start reading at `server`.
+the last process in them, and the folder of a demo that was killed with the next demo. Start reading
+at `server`.
 """
 
 from __future__ import annotations
@@ -11,14 +12,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from shardserver import client, native
+from shardserver import client, native, scratch
 from shardserver.errors import (
     DeviceUnavailableError,
     NoPermissionError,
@@ -31,6 +31,7 @@ CLIENT_IP = "10.77.0.10"
 SERVER_IF = "srv0"
 CLIENT_IF = "cli0"
 READY_S = 30.0
+FOLDER_PREFIX = "shardserver-demo-"
 INSIDE = "SHARDSERVER_DEMO_INSIDE"
 
 
@@ -83,9 +84,9 @@ def server(
 ) -> Iterator[RunningServer]:
     """A server of our own on a device, ready to be asked; ended with the context."""
     name = f"demo-{os.getpid()}"
-    with tempfile.TemporaryDirectory(prefix="shardserver-demo-") as folder:
-        os.environ["RUNTIME_DIRECTORY"] = folder
-        log = Path(folder) / "server.log"
+    with scratch.folder(FOLDER_PREFIX) as folder:
+        os.environ["RUNTIME_DIRECTORY"] = str(folder)
+        log = folder / "server.log"
         command = [sys.executable, "-m", "shardserver", "start", "--device", device, "-n", name]
         command += ["--workers", str(workers), "--ip", f"{SERVICE_IP}/16", "--engine", engine]
         for service in services:

@@ -144,11 +144,13 @@ def of_demo(pid: int) -> list[str]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
-def test_a_demo_that_is_ended_leaves_no_process(number: signal.Signals) -> None:
+def test_a_demo_that_is_ended_leaves_nothing(number: signal.Signals, tmp_path: Path) -> None:
     """As a terminal does it, to the whole group: it sums up what it has, unless it was killed."""
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
     demo = subprocess.Popen(
         [*running.COMMAND, "demo", "-d", "20s"],
         cwd=running.ROOT,
+        env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -168,3 +170,8 @@ def test_a_demo_that_is_ended_leaves_no_process(number: signal.Signals) -> None:
     while of_demo(demo.pid):
         assert time.monotonic() < end_s, of_demo(demo.pid)
         time.sleep(0.02)
+    if number == signal.SIGKILL:  # its folder goes with the next one's
+        assert list(tmp_path.iterdir())
+        again = [*running.COMMAND, "demo", "-d", "200ms", "-c", "10"]
+        subprocess.run(again, cwd=running.ROOT, env=environment, check=True, capture_output=True)
+    assert not list(tmp_path.iterdir())
