@@ -138,7 +138,8 @@ static int take_listeners(struct stack_config *config, const struct ss_server_op
         service = service_find(name);
         if (service < 0) {
             snprintf(error, SS_ERROR_MAX,
-                     "service \"%s\" does not exist: give echo, discard, chargen, daytime or http",
+                     "service \"%s\" does not exist: give echo, discard, chargen, daytime, http or "
+                     "sockperf",
                      name);
             return -EINVAL;
         }

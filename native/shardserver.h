@@ -72,7 +72,7 @@ struct ss_device_info {
 };
 
 struct ss_service_options {
-    char name[16]; /* echo, discard, chargen, daytime, http */
+    char name[16]; /* echo, discard, chargen, daytime, http, sockperf */
     uint32_t tcp_port;
     uint32_t pad;
 };

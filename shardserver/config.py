@@ -149,7 +149,7 @@ _SERVER = (
         values.parse_services,
         "",
         "NAME[:PORT]",
-        "one more service: echo, discard, chargen, daytime or http",
+        "one more service: echo, discard, chargen, daytime, http or sockperf",
         repeats=True,
     ),
     Setting("name", "server", values.parse_instance, "default", "NAME", "name of the instance"),

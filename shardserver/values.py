@@ -9,7 +9,9 @@ import ipaddress
 import re
 from dataclasses import dataclass
 
-SERVICE_PORTS = {"echo": 7, "discard": 9, "chargen": 19, "daytime": 13, "http": 80}
+SERVICE_PORTS = {
+    "echo": 7, "discard": 9, "chargen": 19, "daytime": 13, "http": 80, "sockperf": 11111,
+}  # fmt: skip
 _DURATION_US = {"us": 1, "ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000}
 _SIZE = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
 _DIGITS_MAX = 20  # of 2^64; int() refuses thousands of digits in words of its own

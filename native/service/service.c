@@ -6,7 +6,13 @@
 #include "service/builtin.h"
 
 const struct service *const service_table[] = {
-    &service_echo, &service_discard, &service_chargen, &service_daytime, &service_http, NULL,
+    &service_echo,
+    &service_discard,
+    &service_chargen,
+    &service_daytime,
+    &service_http,
+    &service_sockperf,
+    NULL,
 };
 
 int service_find(const char *name)

@@ -1,4 +1,4 @@
-/* The services of this server: echo, discard, chargen, daytime, http. */
+/* The services of this server: echo, discard, chargen, daytime, http, sockperf. */
 #pragma once
 #include "stack/events.h"
 #include "stack/socket.h"

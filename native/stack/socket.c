@@ -1,6 +1,8 @@
 /* The operations of a service on a connection; see socket.h. */
 #include "stack/socket.h"
 
+#include <string.h>
+
 #include "base/hash.h"
 #include "stack/chunk.h"
 #include "stack/engine_ops.h"
@@ -55,6 +57,26 @@ const uint8_t *socket_peek(struct stack *stack, uint32_t conn, uint32_t *len)
     chunk = chunk_at(stack, active->rcv.head);
     *len = (uint32_t)(chunk->end - chunk->start);
     return chunk_data(stack, active->rcv.head) + chunk->start;
+}
+
+bool socket_look(struct stack *stack, uint32_t conn, void *dst, uint32_t len)
+{
+    const struct conn_active *active = conn_active_of(stack, conn);
+    uint8_t *at = dst;
+    uint32_t index;
+
+    if (!active || active->rcv.bytes < len) {
+        return false;
+    }
+    for (index = active->rcv.head; len > 0; index = chunk_at(stack, index)->next) {
+        const struct chunk *chunk = chunk_at(stack, index);
+        uint32_t here = min_u32((uint32_t)(chunk->end - chunk->start), len);
+
+        memcpy(at, chunk_data(stack, index) + chunk->start, here);
+        at += here;
+        len -= here;
+    }
+    return true;
 }
 
 void socket_consume(struct stack *stack, uint32_t conn, uint32_t len)

@@ -22,6 +22,8 @@ uint32_t socket_writable(struct stack *stack, uint32_t conn);
 bool socket_open(struct stack *stack, uint32_t conn);
 /* The next unread bytes, contiguous; NULL: none. */
 const uint8_t *socket_peek(struct stack *stack, uint32_t conn, uint32_t *len);
+/* Copies the first `len` unread bytes, which stay unread; false: not as many are there. */
+bool socket_look(struct stack *stack, uint32_t conn, void *dst, uint32_t len);
 void socket_consume(struct stack *stack, uint32_t conn, uint32_t len);
 /* Returns how many bytes were taken. */
 uint32_t socket_write(struct stack *stack, uint32_t conn, const void *data, uint32_t len);

@@ -50,6 +50,11 @@ def raw(flags: int, seq: int = 0, ack_off: int = 0, options: bytes = b"", length
     return head + options + bytes([length])
 
 
+def message(number: int, flags: int, length: int) -> bytes:
+    """One of sockperf's."""
+    return (struct.pack(">QHI", number, flags, length) + bytes(range(256)) * 300)[:length]
+
+
 AUTO_BOTH = bytes([AUTO, AUTO | SECOND])
 OPEN = syn() + ack()
 OPEN_BOTH = OPEN + syn(SECOND, 1) + ack(SECOND)
@@ -314,6 +319,16 @@ OPTION = {
     "requests-in-pieces": b"\x01\x04" + b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 9,
     "requests-with-bare-lf": b"\x01\xff" + b"GET /\n\nGET /\r\n\n\n\r\n\r\r\n" * 9,
     "more-replies-than-fit": b"\x01\xfe" + b"\n\n" * 900,
+    "sockperf-messages-in-pieces": b"\x03\x07"
+    + b"".join(message(n, (3, 1, 3, 7, 0xF003)[n % 5], 14 + n * 13 % 200) for n in range(30)),
+    "sockperf-many-to-a-segment": b"\x03\xfe" + message(1, 3, 14) * 280,
+    "sockperf-half-a-message": b"\x03\x20" + message(1, 3, 1000)[:700],
+    "sockperf-half-a-header": b"\x03\x01" + message(1, 3, 40) + message(2, 3, 14)[:13],
+    "sockperf-a-length-below-its-header": b"\x03\x09"
+    + message(1, 3, 50)
+    + message(2, 3, 13)
+    + b"x",
+    "sockperf-a-wild-length": b"\x03\x50" + message(1, 3, 50) + message(2, 3, 65508)[:100],
 }
 
 # fuzz_pcap: bit 0 of the first byte puts a whole header before the rest

@@ -23,6 +23,7 @@ enum {
     CONNS = 8,
     CHUNKS = 64,
     STEPS_MAX = 4000000, /* instructions of one turn */
+    MESSAGE = 100,       /* bytes of one of sockperf's */
 };
 
 /* Under a sanitizer a turn has so many instructions that only some of them are stepped. */
@@ -223,10 +224,23 @@ struct chat {
     uint32_t want;
     uint32_t ended;
     bool echo;
+    bool sockperf; /* says its messages */
     uint32_t wrong;
 };
 
 static struct chat chat;
+
+/* What a client says at an offset, and with `answer` what comes back there. */
+static uint8_t chat_byte(uint32_t conn, uint64_t offset, bool answer)
+{
+    static const uint8_t header[] = {0, 3, 0, 0, 0, MESSAGE}; /* sockperf's flags and length */
+    uint64_t at = offset % MESSAGE;
+
+    if (!chat.sockperf || at < 8 || at >= 8 + sizeof(header)) {
+        return (uint8_t)(offset * 7 + conn);
+    }
+    return (uint8_t)(header[at - 8] - (answer && at == 9));
+}
 
 static bool chat_step(struct stack *stack, uint32_t conn)
 {
@@ -235,13 +249,13 @@ static bool chat_step(struct stack *stack, uint32_t conn)
 
     while ((bytes = socket_peek(stack, conn, &len)) != NULL) {
         for (uint32_t i = 0; i < len && chat.echo; i++) {
-            chat.wrong += bytes[i] != (uint8_t)((chat.received[conn] + i) * 7 + conn);
+            chat.wrong += bytes[i] != chat_byte(conn, chat.received[conn] + i, true);
         }
         chat.received[conn] += len;
         socket_consume(stack, conn, len);
     }
     while (chat.sent[conn] < chat.want) {
-        uint8_t byte = (uint8_t)(chat.sent[conn] * 7 + conn);
+        uint8_t byte = chat_byte(conn, chat.sent[conn], false);
 
         if (socket_write(stack, conn, &byte, 1) == 0) {
             return false;
@@ -280,7 +294,8 @@ static void converse(uint16_t tcp_port, const char *faults, uint32_t bytes)
                                          .faults = faults});
     memset(&chat, 0, sizeof(chat));
     chat.want = bytes;
-    chat.echo = tcp_port == 7;
+    chat.sockperf = tcp_port == 11111;
+    chat.echo = tcp_port == 7 || chat.sockperf;
     sim_client_service(&sim, 0, chat_table, NULL);
     watch_open(&watch, &sim);
     sim_connect(&sim, 0, 3000, tcp_port);
@@ -320,6 +335,11 @@ static void discard_survives_a_kill_at_every_store(void)
     converse(9, NULL, 5000);
 }
 
+static void sockperf_survives_a_kill_at_every_store(void)
+{
+    converse(11111, NULL, 50 * MESSAGE);
+}
+
 static void daytime_survives_a_kill_at_every_store(void)
 {
     converse(13, NULL, 0);
@@ -331,6 +351,7 @@ int main(int argc, char **argv)
         {"echo survives a kill at every store", echo_survives_a_kill_at_every_store},
         {"a bad wire and a kill at every store", a_bad_wire_and_a_kill_at_every_store},
         {"discard survives a kill at every store", discard_survives_a_kill_at_every_store},
+        {"sockperf survives a kill at every store", sockperf_survives_a_kill_at_every_store},
         {"daytime survives a kill at every store", daytime_survives_a_kill_at_every_store},
     };
 
