@@ -49,6 +49,9 @@ _RATES = (
 )
 
 
+_BATCHES = (1, 2, 4, 8, 16, 32, 64)  # each up to the next
+
+
 def _batch(frames: int, syncs: int) -> float:
     return round(frames / syncs, 2) if syncs else 0.0
 
@@ -62,6 +65,7 @@ def _counters(stats: ShardStats) -> dict[str, Any]:
             "frames": stats.rx_frames,
             "bytes": stats.rx_bytes,
             "batch": _batch(stats.rx_frames, stats.rx_syncs),
+            "batches": {str(least): counter.get(f"batch_{least}", 0) for least in _BATCHES},
             "missed": stats.rx_missed,
             "ended": stats.rx_ended,
         },

@@ -171,6 +171,9 @@ def _add_clients(commands: Any) -> None:
         help="rates, repeatedly",
     )
     stats.add_argument(
+        "-v", "--verbose", action="store_true", help="also how many frames each turn received"
+    )
+    stats.add_argument(
         "--count", type=_count, default=0, metavar="N", help="stop after N intervals"
     )
     _timeout_option(stats, 5.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import signal
 import sys
@@ -121,6 +122,19 @@ def _stats_rows(snapshot: Mapping[str, Any]) -> list[list[str]]:
     return rows
 
 
+def _batch_rows(snapshot: Mapping[str, Any]) -> list[list[str]]:
+    """Passes of the worker's loop by the frames that they received."""
+    classes = list(snapshot["total"]["rx"]["batches"])
+    spans = [
+        f"{least}-{int(above) - 1}" if int(above) > int(least) + 1 else least
+        for least, above in itertools.pairwise(classes)
+    ]
+    rows = [["frames a turn", *spans, classes[-1]]]
+    for shard in [*snapshot["shards"], {"id": "total", **snapshot["total"]}]:
+        rows.append([str(shard["id"]), *(short(n) for n in shard["rx"]["batches"].values())])
+    return rows
+
+
 def _rate_rows(snapshot: Mapping[str, Any], rates: Mapping[str, Any]) -> list[list[str]]:
     rows = [["shard", "conns", "rx/s", "tx/s", "rx B/s", "tx B/s", "accepts/s", "retrans/s"]]
     by_id = {shard["id"]: shard for shard in rates["shards"]}
@@ -139,6 +153,8 @@ def stats(args: argparse.Namespace) -> int:
         if args.watch is None:
             snapshot = server.request("stats")
             print(protocol.pretty(snapshot) if args.json else table(_stats_rows(snapshot)))
+            if args.verbose and not args.json:
+                print("\n" + table(_batch_rows(snapshot)))
             return 0
         return _watch(server, args)
 

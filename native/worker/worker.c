@@ -100,10 +100,21 @@ int worker_adopt(struct worker *worker, uint64_t now_us, uint32_t *adopted, uint
     return 0;
 }
 
+/* How many frames a pass received, in classes that double. */
+static void count_batch(struct stack *stack, uint32_t n)
+{
+    _Static_assert(BURST_MAX == 64 && COUNTER_batch_64 - COUNTER_batch_1 == 6, "a class for each");
+
+    if (n > 0) {
+        stats_add(stack->stats, COUNTER_batch_1 + (enum counter)(31 - __builtin_clz(n)), 1);
+    }
+}
+
 static uint32_t receive(struct stack *stack)
 {
     uint32_t n = rx_collect(stack);
 
+    count_batch(stack, n);
     if (unlikely(stack->engine != NULL)) {
         enter(stack, PHASE_INPUT);
         classify_burst(stack, stack->frames, n);

@@ -28,6 +28,23 @@ def test_every_byte_comes_back_and_every_shard_takes_part(workers: int) -> None:
         assert running.books_agree(server.stats())
 
 
+def test_stats_tell_how_large_bursts_are() -> None:
+    with running.server(*SERVER, "--workers", "2") as server:
+        assert running.no_errors(server.load(TARGET, "-c", "100", "-d", "500ms"))
+        stats = server.stats()
+        for shard in stats["shards"]:
+            batches = {int(least): turns for least, turns in shard["rx"]["batches"].items()}
+            frames = shard["rx"]["frames"] + shard["steered"]["in"]
+            least = sum(low * turns for low, turns in batches.items())
+            most = sum(min(2 * low - 1, 64) * turns for low, turns in batches.items())
+            assert least <= frames <= most
+            assert 0 < sum(batches.values()) <= shard["counters"]["turns_busy"]
+        lines = server.run("stats", "-v", "-n", server.name).stdout.splitlines()
+        assert ["frames", "a", "turn", "1", "2-3", "4-7", "8-15", "16-31", "32-63", "64"] in [
+            line.split() for line in lines
+        ]
+
+
 def test_the_host_behind_the_card_is_served_beside_the_wire() -> None:
     """mem:NAME* has host rings; their worker has the host's connections, the others the wire's."""
     with running.server("--device", f"{TARGET}*", "--workers", "3") as server:

@@ -36,7 +36,9 @@ def test_the_library_names_what_it_has() -> None:
     assert "tcp_ok" in native.verdict_names()
     assert "conns_active" in native.counter_names()
     assert {"mem", "packet", "xdp"} <= set(native.backend_names())
-    assert {"echo", "discard", "chargen", "daytime", "http", "sockperf"} <= set(native.service_names())
+    assert {"echo", "discard", "chargen", "daytime", "http", "sockperf"} <= set(
+        native.service_names()
+    )
 
 
 def test_what_the_core_refuses_becomes_an_exception_with_its_words() -> None:

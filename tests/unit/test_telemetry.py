@@ -64,6 +64,25 @@ def test_the_total_is_the_sum_and_a_batch_is_a_mean() -> None:
     assert (made["shards"][1]["rx"]["batch"], total["rx"]["batch"]) == (7.5, 8.0)
 
 
+def test_batches_are_classes_that_double_and_add_up() -> None:
+    words = [
+        ShardStats(counters={"batch_1": 5, "batch_64": 2}),
+        ShardStats(counters={"batch_1": 1}),
+    ]
+    made = telemetry.snapshot(INSTANCE, [info(0), info(1)], words, 1.0)
+    assert list(made["shards"][0]["rx"]["batches"]) == ["1", "2", "4", "8", "16", "32", "64"]
+    assert made["shards"][0]["rx"]["batches"]["64"] == 2
+    assert made["total"]["rx"]["batches"] == {
+        "1": 6,
+        "2": 0,
+        "4": 0,
+        "8": 0,
+        "16": 0,
+        "32": 0,
+        "64": 2,
+    }
+
+
 def test_rates_are_a_document_of_their_own() -> None:
     rates = telemetry.rates(snap([10, 30], 1.0), snap([20, 90], 3.0))
     assert rates["interval_s"] == 2.0
