@@ -18,9 +18,7 @@
 enum {
     EPOLL_LISTEN = UINT32_MAX,
     EPOLL_LISTEN_HOST = UINT32_MAX - 1,
-    ATTACH_TRIES = 2000,   /* of 1 ms each, while a shard may still be at a dead client's lanes */
-    PARTING_TRIES = 20000, /* of 250 us each, until a client's last frames are taken, */
-    PARTING_STILL = 2000,  /* and of those without progress */
+    ATTACH_TRIES = 2000, /* of 1 ms each, while a shard may still be at a dead client's lanes */
 };
 
 _Static_assert(2 + PORT_RINGS_MAX <= HANDOFF_FDS_MAX,
@@ -537,44 +535,8 @@ static void close_view(struct mem_device *view)
     close_fd(&view->memfd);
 }
 
-/* Frames on their way to the server's rings. */
-static uint32_t on_the_way(const struct mem_attachment *attachment)
-{
-    const struct mem_device *view = &attachment->view;
-    uint32_t frames = 0;
-
-    for (uint32_t ring = 0; ring < view->rings; ring++) {
-        frames += mem_lane_used(
-            &view->lanes[mem_lane_index(view->shared, attachment->link, ring, false)]);
-    }
-    return frames;
-}
-
-/* What was sent arrives, as on a wire: a link that goes down takes its frames along. */
-static void wait_for_the_last(struct mem_attachment *attachment)
-{
-    static const struct timespec pause = {.tv_nsec = 250000};
-    uint32_t before = on_the_way(attachment);
-    uint32_t still = 0;
-
-    for (int i = 0; i < PARTING_TRIES && before > 0 && still < PARTING_STILL; i++) {
-        uint32_t now;
-
-        if (mem_is_stopped(&attachment->port) || !mem_attachment_alive(attachment)) {
-            return;
-        }
-        nanosleep(&pause, NULL);
-        now = on_the_way(attachment);
-        still = now == before ? still + 1 : 0;
-        before = now;
-    }
-}
-
 void mem_detach(struct mem_attachment *attachment)
 {
-    if (!attachment->owner && attachment->port.priv) {
-        wait_for_the_last(attachment);
-    }
     free(attachment->port.priv);
     if (attachment->owner) {
         mem_link_drop(attachment->owner, attachment->link);
