@@ -145,13 +145,29 @@ struct ss_ring *ss_rings_ring(struct ss_rings *rings, uint32_t index, uint32_t t
     return port ? (struct ss_ring *)(void *)(tx ? port->tx : port->rx) : NULL;
 }
 
+/* Frames have come that nobody has looked at. */
+static bool holds_frames(struct portset *set, uint64_t now_us)
+{
+    bool any = false;
+
+    for (uint32_t i = 0; i < set->n; i++) {
+        any |= set->ports[i]->ops->rx_sync(set->ports[i], now_us) == 0 &&
+               nm_ring_space(set->ports[i]->rx) > 0;
+    }
+    return any;
+}
+
+/* The end of an owner is told when its last frames have been looked at. */
 static int serve(struct ss_rings *rings, uint64_t now_us)
 {
+    int code;
+
     if (now_us - rings->served_us < SERVE_US) {
         return 0;
     }
     rings->served_us = now_us;
-    return portset_serve(&rings->set);
+    code = portset_serve(&rings->set);
+    return code == -EPIPE && holds_frames(&rings->set, now_us) ? 0 : code;
 }
 
 static int sync_ring(struct port *port, bool tx, uint64_t now_us)

@@ -82,31 +82,41 @@ static void copy_ring(struct ss_shard_stats *stats, const struct port_counters *
     stats->tx_dropped = ring->tx_dropped;
     stats->syscalls = ring->syscalls;
     stats->ring_errors = ring->errors;
-    stats->rx_ended = ring->rx_ended;
+}
+
+/* What a reader waits for, before the counters that were stored before it. */
+static void copy_state(struct ss_shard_stats *stats, const struct stats_page *page,
+                       const struct port_counters *ring)
+{
+    stats->heartbeat = page->heartbeat;
+    stats->heartbeat_us = page->heartbeat_us;
+    stats->adopted_us = page->adopted_us;
+    stats->state = page->state;
+    stats->phase = page->phase;
+    stats->rx_ended = __atomic_load_n(&ring->rx_ended, __ATOMIC_RELAXED);
+    atomic_thread_fence(memory_order_acquire);
 }
 
 int32_t ss_stats_read(const struct ss_server *handle, uint32_t shard, struct ss_shard_stats *stats)
 {
     const struct server *server = (const struct server *)handle;
+    const struct port_counters *ring;
     const struct stats_page *page;
 
     if (!server || !stats || shard >= server->config.shards) {
         return -EINVAL;
     }
     page = &server->stats[shard];
+    ring = server->device->ports[shard].counters;
     memset(stats, 0, sizeof(*stats));
+    copy_state(stats, page, ring);
     for (uint32_t i = 0; i < VERDICT_COUNT; i++) {
         stats->verdict[i] = page->verdict[i];
     }
     for (uint32_t i = 0; i < COUNTER_COUNT; i++) {
         stats->counter[i] = page->counter[i];
     }
-    copy_ring(stats, server->device->ports[shard].counters);
-    stats->heartbeat = page->heartbeat;
-    stats->heartbeat_us = page->heartbeat_us;
-    stats->adopted_us = page->adopted_us;
-    stats->state = page->state;
-    stats->phase = page->phase;
+    copy_ring(stats, ring);
     return 0;
 }
 

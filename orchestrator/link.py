@@ -54,10 +54,10 @@ class ControlLink:
         if self.channel:
             self.channel.send(message)
 
-    def receive(self) -> list[object]:
-        """The orders that have come."""
+    def receive(self) -> list[object] | None:
+        """The orders that have come; None: there will be none."""
         try:
-            return (self.channel.receive() if self.channel else None) or []
+            return self.channel.receive() if self.channel else None
         except ProtocolError as error:
             logs.get().error("control: %s", error)
             return []

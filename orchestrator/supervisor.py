@@ -204,7 +204,7 @@ class Supervisor:
 
     def _died(self, shard: Shard, running: Running) -> None:
         """A worker has ended: first its successor, then the words about it."""
-        for message in self._messages(running):
+        for message in self._messages(running) or []:
             self._take(shard, running, message)
         self._unwatch(running.child.pidfd, running.channel.fileno(), running.output.fd)
         _, phase = self._core.pulse(shard.id)
@@ -239,18 +239,19 @@ class Supervisor:
             self._tell.event(logging.ERROR, error.word, error.message)
             self.stop("now")
 
-    def _messages(self, running: Running) -> list[object]:
+    def _messages(self, running: Running) -> list[object] | None:
+        """What a worker has said; None: it says nothing any more."""
         try:
-            return running.channel.receive() or []
+            return running.channel.receive()
         except ProtocolError as error:
             logs.get().error("a worker's message was not understood: %s", error)
             return []
 
     def _hear(self, shard: Shard, running: Running) -> None:
         messages = self._messages(running)
-        if not messages:
+        if messages is None:
             self._unwatch(running.channel.fileno())  # its end is near: the pidfd will tell
-        for message in messages:
+        for message in messages or []:
             self._take(shard, running, message)
 
     def _take(self, shard: Shard, running: Running, message: object) -> None:
@@ -287,9 +288,9 @@ class Supervisor:
 
     def _control_spoke(self) -> None:
         orders = self._link.receive()
-        if not orders and self._link.channel:
+        if orders is None and self._link.channel:
             self._unwatch(self._link.channel.fileno())
-        for order in orders:
+        for order in orders or []:
             match order:
                 case StopOrder(mode=mode) if mode in STOP_EVENTS:
                     self.stop(mode)

@@ -130,18 +130,18 @@ class Worker:
         self._draining = False
         self._told_drained = False
 
-    def loop(self, endpoint: Endpoint) -> int:
-        """Serves until told otherwise; returns the exit code."""
-        while True:
-            self._core.run(self._shard, SLICE_US)
-            orders = self._channel.receive()
-            if orders is None:
-                return EXIT_ORPHAN
+    def loop(self, endpoint: Endpoint, early: Sequence[WorkerOrder] = ()) -> int:
+        """Serves until told otherwise; returns the exit code. `early`: came with the seat."""
+        orders: Sequence[WorkerOrder] | None = early
+        while orders is not None:
             if any(self._carry_out(order) for order in orders):
                 return 0
             if self._draining:
                 self._tell_when_drained()
             endpoint.answer(self._answer)
+            self._core.run(self._shard, SLICE_US)
+            orders = self._channel.receive()
+        return EXIT_ORPHAN
 
     def _carry_out(self, order: WorkerOrder) -> bool:
         """True when the worker has to exit."""
@@ -213,8 +213,8 @@ def _warm(job: Job) -> None:
     time.monotonic()
 
 
-def _wait_for_seat(job: Job, channel: Channel) -> Seat | None:
-    """The seat to take; None when there will be none."""
+def _wait_for_seat(job: Job, channel: Channel) -> tuple[Seat, list[WorkerOrder]] | None:
+    """The seat to take, and the orders that came with it; None when there will be none."""
     poller = select.poll()
     poller.register(channel, select.POLLIN)
     while True:
@@ -222,9 +222,9 @@ def _wait_for_seat(job: Job, channel: Channel) -> Seat | None:
         orders = channel.receive()
         if orders is None:
             return None
-        for order in orders:
+        for at, order in enumerate(orders):
             if isinstance(order, Take):
-                return job.seats[order.shard]
+                return job.seats[order.shard], orders[at + 1 :]
             if order.action in ("abort", "exit"):
                 return None
 
@@ -258,9 +258,10 @@ def _settle(job: Job, seat: Seat, endpoint: Endpoint, title: process.Title) -> N
 def _serve(
     job: Job, channel: Channel, endpoint: Endpoint, title: process.Title, warnings: list[str]
 ) -> int:
-    seat = _wait_for_seat(job, channel)
-    if seat is None:
+    told = _wait_for_seat(job, channel)
+    if told is None:
         return 0
+    seat, orders = told
     try:
         adoption = _take(job, seat)
     except (ShardserverError, OSError) as error:
@@ -269,7 +270,7 @@ def _serve(
     channel.send(Ready(**vars(adoption), at_s=time.monotonic(), warnings=warnings))
     _settle(job, seat, endpoint, title)
     try:
-        return Worker(job.core, seat.shard, channel).loop(endpoint)
+        return Worker(job.core, seat.shard, channel).loop(endpoint, orders)
     except ShardserverError as error:
         sys.stderr.write(f"shard {seat.shard}: {error}\n")
         return EXIT_PORT_DEAD

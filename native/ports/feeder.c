@@ -66,7 +66,10 @@ static int stop(const struct port *port)
     return -EIO;
 }
 
-/* The end is read before what came before it: frames published since are then frames to deliver. */
+/*
+ * The end is read before what came before it: frames published since are then frames to deliver. It
+ * is told when nothing is left to look at: who hears of it stops, and may have left some for later.
+ */
 static int fed_rx_sync(struct port *port, uint64_t now_us)
 {
     struct fed_shared *shared = fed_shared(port);
@@ -84,14 +87,14 @@ static int fed_rx_sync(struct port *port, uint64_t now_us)
     }
     atomic_store_explicit(&shared->returned, ring->head, memory_order_release);
     port->counters->rx_missed = shared->missed;
-    port->counters->rx_ended = ended;
     if (filled != tail) {
         if (!take(port, tail, filled)) {
             return stop(port);
         }
         __atomic_store_n(&ring->tail, filled, __ATOMIC_RELEASE);
-    } else if (gone) {
-        return gone == EBADMSG ? stop(port) : -ENODEV;
+    } else if (nm_ring_space(ring) == 0) {
+        port->counters->rx_ended = ended;
+        return gone == 0 ? 0 : gone == EBADMSG ? stop(port) : -ENODEV;
     }
     return 0;
 }
@@ -104,10 +107,12 @@ static int fed_tx_sync(struct port *port, uint64_t now_us)
 static int fed_sleep_arm(struct port *port)
 {
     struct fed_shared *shared = fed_shared(port);
+    const struct feeder_shared *common = fed_ring(port)->common;
 
-    atomic_store(&shared->sleeping, 1); /* sequentially consistent: before the look below */
+    atomic_store(&shared->sleeping, 1); /* sequentially consistent: before the looks below */
     return atomic_load(&shared->filled) != port->rx->tail || nm_ring_space(port->rx) > 0 ||
-           shared->tx.slot != port->tx->head || fed_ring(port)->common->gone;
+           shared->tx.slot != port->tx->head || common->gone ||
+           common->ended != port->counters->rx_ended;
 }
 
 static void fed_sleep_disarm(struct port *port)

@@ -40,11 +40,14 @@ uint32_t framewise_slots(const struct nm_ring *ring)
 }
 
 /* A buffer index is checked before each use; swring.c gives each slot of both rings one buffer. */
+static bool index_valid(const struct nm_ring *ring, uint32_t index)
+{
+    return index >= NM_BUF_FIRST && index < NM_BUF_FIRST + 2 * ring->num_slots;
+}
+
 bool framewise_slot_valid(const struct nm_ring *ring, uint32_t slot)
 {
-    uint32_t index = ring->slot[slot].buf_idx;
-
-    return index >= NM_BUF_FIRST && index < NM_BUF_FIRST + 2 * ring->num_slots;
+    return index_valid(ring, ring->slot[slot].buf_idx);
 }
 
 int framewise_iov(const struct nm_ring *ring, uint32_t slot, uint32_t n,
@@ -93,9 +96,11 @@ uint32_t framewise_copy(struct nm_ring *ring, uint32_t slot, const struct iovec 
 
     for (uint32_t done = 0; done < total; at = nm_ring_next(ring, at)) {
         uint32_t part = min_u32(total - done, ring->nr_buf_size) - skip;
-        uint8_t *buf = nm_ring_buf(ring, at);
+        /* read once: a worker may write there meanwhile */
+        uint32_t index = *(const volatile uint32_t *)&ring->slot[at].buf_idx;
+        uint8_t *buf = (uint8_t *)ring + ring->buf_ofs + (size_t)index * ring->nr_buf_size;
 
-        if (!framewise_slot_valid(ring, at)) {
+        if (!index_valid(ring, index)) {
             return UINT32_MAX;
         }
         if (skip > 0) {

@@ -21,7 +21,7 @@
 #include "ports/rss.h"
 
 enum {
-    MEM_MAGIC = 0x6d656d31,
+    MEM_MAGIC = 0x6d656d32,
     MEM_LINKS_MAX = 32,
     MEM_SIDES_MAX = PORT_RINGS_MAX + MEM_LINKS_MAX,
     MEM_CELLS = 1024,     /* per lane, a power of two */
@@ -78,7 +78,7 @@ struct mem_link {
     _Atomic uint32_t up;
     _Atomic uint32_t broken; /* held what cannot be: stopped until the device is made anew */
     uint32_t generation;
-    uint32_t down_seq[PORT_RINGS_MAX]; /* the server sides' sync_seq when it went down */
+    uint32_t down_seq[PORT_RINGS_MAX]; /* the server sides' sync_seq when they were kept out */
 };
 
 /* Behind the region. Offsets are from the mapping's start. */
@@ -93,7 +93,8 @@ struct mem_shared {
     uint8_t host; /* 1: the last ring is the host's, and the last link */
     uint8_t pad[1];
     uint32_t mtu;
-    _Atomic uint64_t links_up; /* bit per link */
+    _Atomic uint64_t links_up;   /* bit per link: somebody is there */
+    _Atomic uint64_t links_read; /* likewise: rings take what it sent, also after it hung up */
     struct rss rss;
     struct mem_link link[MEM_LINKS_MAX];
     struct mem_side side[MEM_SIDES_MAX]; /* rings, then links */

@@ -18,9 +18,7 @@
 enum {
     EPOLL_LISTEN = UINT32_MAX,
     EPOLL_LISTEN_HOST = UINT32_MAX - 1,
-    ATTACH_TRIES = 200,    /* of 1 ms each, while a shard may still be at a dead client's lanes */
-    PARTING_TRIES = 20000, /* of 250 us each, until a client's last frames are taken, */
-    PARTING_STILL = 2000,  /* and of those without progress */
+    ATTACH_TRIES = 2000, /* of 1 ms each, while a shard may still be at a dead client's lanes */
 };
 
 _Static_assert(2 + PORT_RINGS_MAX <= HANDOFF_FDS_MAX,
@@ -166,6 +164,7 @@ void mem_link_break(struct mem_device *device, uint32_t link)
 {
     atomic_store(&device->shared->link[link].broken, 1);
     atomic_fetch_and(&device->shared->links_up, ~((uint64_t)1 << link));
+    atomic_fetch_and(&device->shared->links_read, ~((uint64_t)1 << link));
 }
 
 /* False: what the last client left cannot be used. */
@@ -190,39 +189,73 @@ static bool link_reset(struct mem_device *device, uint32_t link)
     return true;
 }
 
+/* The rings have taken what the last client sent. */
+static bool is_drained(const struct mem_device *device, uint32_t link)
+{
+    for (uint32_t ring = 0; ring < device->rings; ring++) {
+        if (mem_lane_used(&device->lanes[mem_lane_index(device->shared, link, ring, false)]) != 0) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* From now on no sync that begins touches the link's lanes; is_quiet() tells of those inside. */
+static void keep_out(struct mem_device *device, uint32_t link)
+{
+    struct mem_shared *shared = device->shared;
+    uint64_t before = atomic_fetch_and(&shared->links_read, ~((uint64_t)1 << link));
+
+    for (uint32_t ring = 0; ring < shared->rings && (before >> link & 1); ring++) {
+        shared->link[link].down_seq[ring] = atomic_load(&shared->side[ring].sync_seq);
+    }
+}
+
+/* A link that is down: its number, -EAGAIN or -EBUSY as in mem_link_take(). */
+static int take_over(struct mem_device *device, uint32_t link)
+{
+    struct mem_shared *shared = device->shared;
+
+    keep_out(device, link);
+    if (!is_quiet(device, link)) {
+        return -EAGAIN;
+    }
+    if (!link_reset(device, link)) {
+        mem_link_break(device, link);
+        return -EBUSY;
+    }
+    atomic_store(&shared->link[link].up, 1);
+    atomic_fetch_or(&shared->links_read, (uint64_t)1 << link);
+    atomic_fetch_or(&shared->links_up, (uint64_t)1 << link);
+    return (int)link;
+}
+
+/* A link whose last frames nobody has taken is only the second choice. */
 int mem_link_take(struct mem_device *device, bool host)
 {
     struct mem_shared *shared = device->shared;
     int answer = -EBUSY;
 
-    for (uint32_t link = 0; link < shared->links; link++) {
-        if (mem_is_host_link(device, link) != host || atomic_load(&shared->link[link].up) ||
-            atomic_load(&shared->link[link].broken)) {
-            continue;
+    for (int undrained = 0; undrained < 2 && answer == -EBUSY; undrained++) {
+        for (uint32_t link = 0; link < device->links && answer < 0; link++) {
+            if (mem_is_host_link(device, link) == host && !atomic_load(&shared->link[link].up) &&
+                !atomic_load(&shared->link[link].broken) &&
+                (undrained || is_drained(device, link))) {
+                int taken = take_over(device, link);
+
+                answer = taken == -EBUSY ? answer : taken;
+            }
         }
-        if (!is_quiet(device, link)) {
-            answer = -EAGAIN;
-            continue;
-        }
-        if (!link_reset(device, link)) {
-            mem_link_break(device, link);
-            continue;
-        }
-        atomic_store(&shared->link[link].up, 1);
-        atomic_fetch_or(&shared->links_up, (uint64_t)1 << link);
-        return (int)link;
     }
     return answer;
 }
 
+/* What it has sent can still be read: the end never overtakes the last frames. */
 void mem_link_drop(struct mem_device *device, uint32_t link)
 {
     struct mem_shared *shared = device->shared;
 
     atomic_fetch_and(&shared->links_up, ~((uint64_t)1 << link));
-    for (uint32_t ring = 0; ring < shared->rings; ring++) {
-        shared->link[link].down_seq[ring] = atomic_load(&shared->side[ring].sync_seq);
-    }
     atomic_store(&shared->link[link].up, 0);
     if (device->epoll_fd >= 0 && device->link_fd[link] >= 0) {
         /* a child that has not closed its copy yet would keep the hang-up coming, for the next
@@ -232,13 +265,39 @@ void mem_link_drop(struct mem_device *device, uint32_t link)
     close_fd(&device->link_fd[link]);
 }
 
+/* Clients say nothing: what can be read is that one hung up. */
+static void drop_if_hung_up(struct mem_device *device, uint32_t link)
+{
+    int fd = device->link_fd[link];
+    char byte;
+
+    if (fd >= 0 && (recv(fd, &byte, 1, MSG_PEEK) >= 0 || errno != EAGAIN)) {
+        mem_link_drop(device, link);
+    }
+}
+
+/* Who comes after a client can have its link, even if that one's hang-up was not told yet. */
+
+static int take_link_for(struct mem_device *device, bool host)
+{
+    int link = mem_link_take(device, host);
+
+    if (link == -EBUSY) {
+        for (uint32_t i = 0; i < device->links; i++) {
+            drop_if_hung_up(device, i);
+        }
+        link = mem_link_take(device, host);
+    }
+    return link;
+}
+
 static int admit(struct mem_device *device, int fd, bool host)
 {
     struct mem_shared *shared = device->shared;
     struct welcome welcome = {
         .magic = MEM_MAGIC, .rings = shared->rings, .bytes = device->bytes, .error = -EPERM};
     int fds[HANDOFF_FDS_MAX];
-    int link = handoff_peer_allowed(fd) ? mem_link_take(device, host) : -EPERM;
+    int link = handoff_peer_allowed(fd) ? take_link_for(device, host) : -EPERM;
 
     if (link < 0) {
         welcome.error = link;
@@ -279,7 +338,7 @@ int mem_serve(struct mem_device *device)
         if (tag == EPOLL_LISTEN || tag == EPOLL_LISTEN_HOST) {
             accept_one(device, tag == EPOLL_LISTEN_HOST);
         } else if (tag < MEM_LINKS_MAX) {
-            mem_link_drop(device, tag); /* clients say nothing: it hung up */
+            drop_if_hung_up(device, tag); /* the link may have another client by now */
         }
     }
     return n < 0 && errno != EINTR ? -errno : 0;
@@ -320,6 +379,9 @@ static int receive_welcome(int fd, struct welcome *welcome, int fds[HANDOFF_FDS_
 {
     int n = handoff_receive(fd, welcome, sizeof(*welcome), fds);
 
+    if (n == -EAGAIN) {
+        return -ETIMEDOUT; /* not what an owner answers that has no link for now */
+    }
     if (n >= 0 && welcome->magic != MEM_MAGIC) {
         return -EPROTO;
     }
@@ -380,8 +442,10 @@ static void explain(char *error, const char *name, int code)
                                   "more links";
     } else if (code == -EPERM) {
         why = "it belongs to another user";
-    } else if (code == -EAGAIN) {
+    } else if (code == -ETIMEDOUT) {
         why = "its owner does not answer";
+    } else if (code == -EAGAIN) {
+        why = "a worker stands still in the middle of a sync: restart its server";
     }
     if (why) {
         snprintf(error, PORT_ERROR_MAX, "mem:%s: %s", name, why);
@@ -471,44 +535,8 @@ static void close_view(struct mem_device *view)
     close_fd(&view->memfd);
 }
 
-/* Frames on their way to the server's rings. */
-static uint32_t on_the_way(const struct mem_attachment *attachment)
-{
-    const struct mem_device *view = &attachment->view;
-    uint32_t frames = 0;
-
-    for (uint32_t ring = 0; ring < view->rings; ring++) {
-        frames += mem_lane_used(
-            &view->lanes[mem_lane_index(view->shared, attachment->link, ring, false)]);
-    }
-    return frames;
-}
-
-/* What was sent arrives, as on a wire: a link that goes down takes its frames along. */
-static void wait_for_the_last(struct mem_attachment *attachment)
-{
-    static const struct timespec pause = {.tv_nsec = 250000};
-    uint32_t before = on_the_way(attachment);
-    uint32_t still = 0;
-
-    for (int i = 0; i < PARTING_TRIES && before > 0 && still < PARTING_STILL; i++) {
-        uint32_t now;
-
-        if (mem_is_stopped(&attachment->port) || !mem_attachment_alive(attachment)) {
-            return;
-        }
-        nanosleep(&pause, NULL);
-        now = on_the_way(attachment);
-        still = now == before ? still + 1 : 0;
-        before = now;
-    }
-}
-
 void mem_detach(struct mem_attachment *attachment)
 {
-    if (!attachment->owner && attachment->port.priv) {
-        wait_for_the_last(attachment);
-    }
     free(attachment->port.priv);
     if (attachment->owner) {
         mem_link_drop(attachment->owner, attachment->link);

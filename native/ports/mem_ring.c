@@ -10,7 +10,7 @@ static bool lanes_hold_frames(const struct port *port)
     const struct mem_place *place = mem_place_of(port);
     const struct mem_shared *shared = place->device->shared;
     uint32_t n = place->server ? place->device->links : place->device->rings;
-    uint64_t up = atomic_load(&shared->links_up);
+    uint64_t up = atomic_load(place->server ? &shared->links_read : &shared->links_up);
 
     for (uint32_t other = 0; other < n; other++) {
         uint32_t link = place->server ? other : place->index;
@@ -28,7 +28,8 @@ static int mem_sleep_arm(struct port *port)
 {
     struct mem_side *side = mem_side_of(port);
 
-    atomic_store(&side->sleeping, 1); /* sequentially consistent: before the look */
+    atomic_store(&side->sleeping, 1);
+    atomic_thread_fence(memory_order_seq_cst); /* before the looks */
     return side->tx_hwcur != port->tx->head || nm_ring_space(port->rx) > 0 ||
            lanes_hold_frames(port);
 }

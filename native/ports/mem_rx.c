@@ -130,7 +130,7 @@ int mem_rx_sync(struct port *port, uint64_t now_us)
     struct mem_side *side = mem_side_of(port);
     const struct mem_shared *shared = place->device->shared;
     uint32_t n = place->server ? place->device->links : place->device->rings;
-    uint64_t up = atomic_load(&shared->links_up);
+    uint64_t up;
     uint32_t first = side->rx_next++ % n;
     uint32_t frames = 0;
 
@@ -142,6 +142,8 @@ int mem_rx_sync(struct port *port, uint64_t now_us)
         return mem_port_broken(port);
     }
     atomic_fetch_add(&side->sync_seq, 1);
+    /* inside: of a link that was kept out before, the lanes are not touched */
+    up = atomic_load(place->server ? &shared->links_read : &shared->links_up);
     for (uint32_t i = 0; i < n; i++) {
         uint32_t other = first + i < n ? first + i : first + i - n;
         uint32_t link = place->server ? other : place->index;

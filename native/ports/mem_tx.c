@@ -205,7 +205,7 @@ static void broadcast(struct tx_run *run)
 static uint64_t links_in_reach(const struct mem_place *place)
 {
     const struct mem_device *device = place->device;
-    uint64_t up = atomic_load_explicit(&device->shared->links_up, memory_order_relaxed);
+    uint64_t up = atomic_load(&device->shared->links_up);
     uint64_t host = device->host ? (uint64_t)1 << (device->links - 1) : 0;
 
     if (!place->server) {

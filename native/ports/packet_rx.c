@@ -224,8 +224,8 @@ int packet_rx_sync(struct port *port, uint64_t now_us)
     if (ring->head >= ring->num_slots) {
         return packet_broken(port);
     }
-    if (shared->gone) {
-        return -ENODEV;
+    if (shared->gone && nm_ring_space(ring) == 0 && !packet_rx_ready(port)) {
+        return -ENODEV; /* not before its last frames have been looked at */
     }
     take.space = ring->num_slots - 1 - nm_ring_distance(ring, ring->head, take.tail);
     while (take.frames + take.cut < PACKET_RX_BURST && take_frame(&take)) {

@@ -18,6 +18,7 @@ enum {
     PIPE_ENDS = 2,
     PIPE_LINKS_MAX = 16,   /* in a region */
     PIPE_PROBE_US = 10000, /* a sender that is held so long asks whether anybody is there */
+    PIPE_UP = 1,
 };
 
 /* One way of one ring pair. */
@@ -41,7 +42,7 @@ struct pipe_side {
 struct pipe_link {
     char name[PORT_NAME_MAX]; /* "NAME{ID"; "": never used */
     uint64_t if_ofs[PIPE_ENDS];
-    _Atomic uint32_t up[PIPE_ENDS];
+    _Atomic uint32_t up[PIPE_ENDS]; /* PIPE_UP | how often it was opened before, times two */
     struct pipe_way way[PIPE_ENDS][PORT_RINGS_MAX]; /* from this end */
     struct pipe_side side[PIPE_ENDS][PORT_RINGS_MAX];
 };
@@ -68,6 +69,12 @@ struct pipe_device {
 static inline uint32_t pipe_soft_end(const struct pipe_device *pipe, uint32_t end)
 {
     return (uint32_t)(pipe->link - pipe->shared->link) * PIPE_ENDS + end;
+}
+
+/* By who holds the end's lock. */
+static inline void pipe_go_up(struct pipe_link *link, uint32_t end)
+{
+    atomic_store(&link->up[end], (atomic_load(&link->up[end]) + 2) | PIPE_UP);
 }
 
 /* Where a port stands: port->priv. */

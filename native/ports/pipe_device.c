@@ -15,7 +15,7 @@ enum {
     DEFAULT_BUF = 2048,
     DEFAULT_MTU = 1500,
     ID_MAX = 16,
-    QUIET_TRIES = 100, /* of 100 us each, while the other end may be inside a sync */
+    QUIET_TRIES = 20000, /* of 100 us each, while the other end may be inside a sync */
 };
 
 struct layout {
@@ -142,8 +142,9 @@ static int parse(const char *name, char *pipe_name, char *memory)
     return *brace == '}';
 }
 
-/* Until the other end has left a sync that began while ours was down: it may still write. */
-static void wait_quiet(const struct pipe_device *pipe, uint32_t ring)
+/* Until the other end has left a sync that began while ours was down: it may still write. False: it
+ * stands still there. */
+static bool wait_quiet(const struct pipe_device *pipe, uint32_t ring)
 {
     struct pipe_side *peer = &pipe->link->side[!pipe->end][ring];
     uint32_t then = atomic_load(&peer->sync_seq);
@@ -152,14 +153,15 @@ static void wait_quiet(const struct pipe_device *pipe, uint32_t ring)
     for (int i = 0; i < QUIET_TRIES && (then & 1); i++) {
         if (atomic_load(&peer->sync_seq) != then ||
             !soft_alive(&pipe->soft, pipe_soft_end(pipe, !pipe->end))) {
-            return;
+            return true;
         }
         nanosleep(&pause, NULL);
     }
+    return !(then & 1);
 }
 
 /* What a predecessor left: its half exchange is completed, what it had not read is dropped. */
-static void reset_ring(struct pipe_device *pipe, uint32_t ring)
+static int reset_ring(struct pipe_device *pipe, uint32_t ring)
 {
     struct pipe_link *link = pipe->link;
     struct pipe_way *out = &link->way[pipe->end][ring];
@@ -176,13 +178,16 @@ static void reset_ring(struct pipe_device *pipe, uint32_t ring)
     peer_rx->slot[last].flags = 0; /* a frame cut short ends here */
     tx->head = tx->cur = out->filled;
     tx->tail = last;
-    wait_quiet(pipe, ring);
+    if (!wait_quiet(pipe, ring)) {
+        return -EAGAIN;
+    }
     at = atomic_load(&in->published) % rx->num_slots;
     rx->head = rx->cur = rx->tail = at;
     atomic_store(&in->released, at);
     atomic_store(&side->sync_seq, 0);
     atomic_store(&side->sleeping, 0);
     memset(&side->counters, 0, sizeof(side->counters));
+    return 0;
 }
 
 static int add_port(struct device *device, struct pipe_device *pipe, uint32_t ring)
@@ -227,6 +232,11 @@ static bool is_free(const struct pipe_device *pipe, const struct pipe_link *link
            (!soft_alive(&pipe->soft, first) && !soft_alive(&pipe->soft, first + 1));
 }
 
+static void set_down(struct pipe_link *link, uint32_t end)
+{
+    atomic_fetch_and(&link->up[end], ~(uint32_t)PIPE_UP);
+}
+
 /* The pipe of this name, or the first of the region that is free; NULL: none. */
 static struct pipe_link *choose_link(const struct pipe_device *pipe)
 {
@@ -240,8 +250,8 @@ static struct pipe_link *choose_link(const struct pipe_device *pipe)
     for (uint32_t i = 0; i < pipe->links; i++) {
         if (is_free(pipe, &link[i])) {
             snprintf(link[i].name, PORT_NAME_MAX, "%s", pipe->name);
-            atomic_store(&link[i].up[0], 0);
-            atomic_store(&link[i].up[1], 0);
+            set_down(&link[i], 0);
+            set_down(&link[i], 1);
             return &link[i];
         }
     }
@@ -260,13 +270,19 @@ static int take_end(struct device *device, struct pipe_device *pipe, const char 
     if (code != 0) {
         return refuse(error, name, code, "this end is open already: open the other one");
     }
-    atomic_store(&pipe->link->up[pipe->end], 1);
+    pipe_go_up(pipe->link, pipe->end);
     for (uint32_t ring = 0; ring < pipe->shared->rings && code == 0; ring++) {
-        reset_ring(pipe, ring);
-        code = add_port(device, pipe, ring);
+        code = reset_ring(pipe, ring);
+        code = code ? code : add_port(device, pipe, ring);
     }
     code = code ? code : soft_ready(&pipe->soft);
-    return code ? refuse(error, name, code, "this end could not be made ready") : 0;
+    if (code == 0) {
+        return 0;
+    }
+    set_down(pipe->link, pipe->end);
+    return refuse(error, name, code,
+                  code == -EAGAIN ? "the other end stands still: end that program, or give it time"
+                                  : "this end could not be made ready");
 }
 
 static void describe(struct device *device, const struct pipe_device *pipe)
@@ -291,7 +307,7 @@ static void pipe_close(struct device *device)
         free(device->ports[i].priv);
     }
     if (pipe->soft.end < pipe->soft.ends && pipe->soft.listen_fd >= 0) { /* not in a worker */
-        atomic_store(&pipe->link->up[pipe->end], 0);
+        set_down(pipe->link, pipe->end);
     }
     soft_close(&pipe->soft);
     free(pipe);

@@ -103,13 +103,17 @@ static void swallow(struct port *port)
     atomic_store_explicit(&way->released, head, memory_order_release);
 }
 
-/* A reader that stands still for long may be dead: nobody says so but its lock. */
+/*
+ * A reader that stands still for long may be dead: nobody says so but its lock. `up` is read before
+ * the lock: whoever has opened the end since stays up.
+ */
 static void look_for_reader(struct port *port, uint64_t now_us)
 {
     struct pipe_place *place = place_of(port);
     struct pipe_way *way = place->out;
     uint32_t peer = !place->pipe->end;
     uint32_t released = atomic_load_explicit(&way->released, memory_order_relaxed);
+    uint32_t up = atomic_load(&place->pipe->link->up[peer]);
 
     if (way->held_us == 0 || way->held_released != released) {
         way->held_us = now_us ? now_us : 1;
@@ -120,7 +124,8 @@ static void look_for_reader(struct port *port, uint64_t now_us)
         way->held_us = 0;
         port->counters->syscalls++;
         if (!soft_alive(&place->pipe->soft, pipe_soft_end(place->pipe, peer))) {
-            atomic_store(&place->pipe->link->up[peer], 0);
+            atomic_compare_exchange_strong(&place->pipe->link->up[peer], &up,
+                                           up & ~(uint32_t)PIPE_UP);
         }
     }
 }
@@ -168,7 +173,7 @@ static int pipe_tx_sync(struct port *port, uint64_t now_us)
         uint32_t seq = atomic_load_explicit(&place->side->sync_seq, memory_order_relaxed);
 
         atomic_store(&place->side->sync_seq, seq + 1); /* before the look at `up` */
-        if (atomic_load(&place->pipe->link->up[!place->pipe->end])) {
+        if (atomic_load(&place->pipe->link->up[!place->pipe->end]) & PIPE_UP) {
             code = send_slots(port, now_us);
         } else {
             swallow(port);
@@ -233,7 +238,8 @@ static int pipe_sleep_arm(struct port *port)
     struct pipe_place *place = place_of(port);
     struct pipe_way *out = place->out;
 
-    atomic_store(&place->side->sleeping, 1); /* sequentially consistent: before the looks */
+    atomic_store(&place->side->sleeping, 1);
+    atomic_thread_fence(memory_order_seq_cst); /* before the looks, of all of which one is later */
     return atomic_load(&place->in->published) != port->rx->tail || nm_ring_space(port->rx) > 0 ||
            (out->filled != port->tx->head && sendable(port, out->filled) > 0);
 }

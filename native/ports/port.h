@@ -185,7 +185,7 @@ uint32_t mem_attachment_link(const struct mem_attachment *attachment);
 int mem_attachment_alive(struct mem_attachment *attachment);
 /* Readable once the owner is gone; -1: local. */
 int mem_attachment_fd(const struct mem_attachment *attachment);
-/* By name: waits until the owner has the last frames, as long as it moves on, at most 5 s. */
+/* The owner's rings still take what was sent before. */
 void mem_detach(struct mem_attachment *attachment);
 /* Wraps an open port (a client's, say) with faults; the wrapper's rings replace the inner ones. */
 int faulty_wrap(struct port *port, const char *spec, uint64_t seed, char *error);

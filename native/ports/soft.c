@@ -17,7 +17,7 @@ enum {
     SOFT_MAGIC = 0x736f6674,
     GATE = SOFT_ENDS_MAX, /* the name of the gate is that of an end that cannot be */
     GATE_TRIES = 2000,    /* of 1 ms each */
-    READY_TRIES = 100,
+    READY_TRIES = 2000,
     ANSWER_S = 1, /* how long an end may take to answer */
 };
 

@@ -159,7 +159,7 @@ int tap_rx_sync(struct port *port, uint64_t now_us)
     if (code < 0) { /* EBADFD: the interface was deleted, and its queues with it */
         shared->gone = 1;
     }
-    return shared->gone ? -ENODEV : 0;
+    return shared->gone && nm_ring_space(ring) == 0 ? -ENODEV : 0;
 }
 
 /* The bytes at `off` of a frame that starts at `slot`: headers never reach a second slot. */

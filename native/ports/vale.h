@@ -53,7 +53,7 @@ struct vale_shared {
     uint64_t if_ofs[VALE_PORTS];
     uint64_t lanes_ofs;
     char name[VALE_PORTS][VALE_NAME_MAX];
-    _Atomic uint32_t up; /* bit per port */
+    _Atomic uint64_t up; /* bit per port; above, three bits per port: how often it was opened */
     _Alignas(CACHE_LINE) vale_entry table[VALE_TABLE];
     struct vale_side side[VALE_PORTS];
 };
@@ -92,6 +92,19 @@ void vale_side_recover(struct vale_device *vale);
 /* After that, in a new process: rings as after an open, what was not read yet is dropped. */
 void vale_side_reset(struct vale_device *vale);
 
+static inline uint64_t vale_up_bit(uint32_t port)
+{
+    return (uint64_t)1 << port;
+}
+
+/* In `up`: how often a port was opened, modulo eight. */
+static inline uint32_t vale_opens_shift(uint32_t port)
+{
+    return VALE_PORTS + 3 * port;
+}
+
+/* By who holds the port's lock. */
+void vale_go_up(struct vale_shared *shared, uint32_t port);
 /* vale_table.c: the port of a MAC address, VALE_PORTS if it is not known. */
 uint32_t vale_find(struct vale_shared *shared, const uint8_t *mac, uint64_t now_us);
 void vale_learn(struct vale_shared *shared, const uint8_t *mac, uint32_t port, uint64_t now_us);

@@ -134,6 +134,17 @@ static struct nm_if *if_of(const struct vale_device *vale, uint32_t port)
     return (struct nm_if *)(void *)(vale->soft.base + vale->shared->if_ofs[port]);
 }
 
+void vale_go_up(struct vale_shared *shared, uint32_t port)
+{
+    uint64_t up = atomic_load(&shared->up);
+    uint32_t shift = vale_opens_shift(port);
+    uint64_t now;
+
+    do {
+        now = (up & ~((uint64_t)7 << shift)) | ((up >> shift) + 1) % 8 << shift;
+    } while (!atomic_compare_exchange_weak(&shared->up, &up, now | vale_up_bit(port)));
+}
+
 static int take_port(struct device *device, struct vale_device *vale, const char *name, char *error)
 {
     int code = choose_port(vale, strchr(name, ':') + 1);
@@ -161,9 +172,13 @@ static int take_port(struct device *device, struct vale_device *vale, const char
                                      .bufs = vale->bufs,
                                      .region = vale->soft.inode};
     device->rings = 1;
-    atomic_fetch_or(&vale->shared->up, 1u << vale->port);
+    vale_go_up(vale->shared, vale->port);
     code = soft_ready(&vale->soft);
-    return code ? refuse(error, name, code, "this port could not be made ready") : 0;
+    if (code != 0) {
+        atomic_fetch_and(&vale->shared->up, ~vale_up_bit(vale->port));
+        return refuse(error, name, code, "this port could not be made ready");
+    }
+    return 0;
 }
 
 static void describe(struct device *device, const struct vale_device *vale)
@@ -184,7 +199,7 @@ static void vale_close(struct device *device)
         return;
     }
     if (vale->soft.end < VALE_PORTS && vale->soft.listen_fd >= 0) { /* not in a worker */
-        atomic_fetch_and(&vale->shared->up, ~(1u << vale->port));
+        atomic_fetch_and(&vale->shared->up, ~vale_up_bit(vale->port));
     }
     soft_close(&vale->soft);
     free(vale);

@@ -29,18 +29,28 @@ static uint32_t lane_room(struct vale_lane *lane)
     return used <= VALE_CELLS ? VALE_CELLS - used : 0;
 }
 
-/* A lane that stays full may belong to the dead: its lock says so, and the port goes down. */
+/*
+ * A lane that stays full may belong to the dead: its lock says so, and the port goes down; not if
+ * it was opened again since before that look.
+ */
 static void look_for_receiver(struct port *port, uint32_t to, uint64_t now_us)
 {
     struct vale_device *vale = vale_of(port);
     struct vale_lane *lane = vale_lane_at(vale, vale->port, to);
 
-    if (now_us - lane->probed_us >= VALE_PROBE_US) {
-        lane->probed_us = now_us;
-        port->counters->syscalls++;
-        if (!soft_alive(&vale->soft, to)) {
-            atomic_fetch_and(&vale->shared->up, ~(1u << to));
-        }
+    uint64_t up = atomic_load(&vale->shared->up);
+    uint64_t opens = up >> vale_opens_shift(to) & 7;
+
+    if (now_us - lane->probed_us < VALE_PROBE_US) {
+        return;
+    }
+    lane->probed_us = now_us;
+    port->counters->syscalls++;
+    if (soft_alive(&vale->soft, to)) {
+        return;
+    }
+    while ((up >> vale_opens_shift(to) & 7) == opens &&
+           !atomic_compare_exchange_weak(&vale->shared->up, &up, up & ~vale_up_bit(to))) {
     }
 }
 
@@ -206,7 +216,7 @@ static bool send_frame(struct port *port, uint32_t n, uint64_t now_us)
     struct vale_shared *shared = vale->shared;
     const struct nm_slot slot = vale->tx->slot[vale->side->tx_hwcur];
     const uint8_t *frame = vale->buf0 + (size_t)slot.buf_idx * vale->buf_size;
-    uint32_t up = atomic_load_explicit(&shared->up, memory_order_relaxed);
+    uint32_t up = (uint16_t)atomic_load_explicit(&shared->up, memory_order_relaxed);
     uint32_t to;
 
     if (slot.len < ETH_HDR_LEN || !slot_valid(&slot, vale->bufs, vale->buf_size)) {
@@ -412,7 +422,8 @@ static int vale_sleep_arm(struct port *port)
     struct vale_device *vale = vale_of(port);
     bool frames = nm_ring_space(vale->rx) > 0;
 
-    atomic_store(&vale->side->sleeping, 1); /* sequentially consistent: before the looks */
+    atomic_store(&vale->side->sleeping, 1);
+    atomic_thread_fence(memory_order_seq_cst); /* before the looks */
     for (uint32_t from = 0; from < VALE_PORTS && !frames; from++) {
         struct vale_lane *lane = vale_lane_at(vale, from, vale->port);
 

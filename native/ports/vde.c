@@ -128,14 +128,28 @@ static uint64_t count_cut(void *source)
     return vde->cut;
 }
 
-static int receive(void *source, struct vnet_hdr *hdr, const uint8_t **frame)
+static ssize_t read_one(struct vde_device *vde)
 {
-    struct vde_device *vde = source;
-    ssize_t len = vde->lib.recv(vde->connection, vde->frame, sizeof(vde->frame), MSG_DONTWAIT);
+    return vde->lib.recv(vde->connection, vde->frame, sizeof(vde->frame), MSG_DONTWAIT);
+}
+
+static bool hung_up(const struct vde_device *vde)
+{
     struct pollfd control = {.fd = vde->lib.ctlfd(vde->connection), .events = POLLIN};
     char drain[64];
 
+    return poll(&control, 1, 0) == 1 && recv(control.fd, drain, sizeof(drain), MSG_DONTWAIT) == 0;
+}
+
+/* What the switch sent before it hung up may have come after the first look. */
+static int receive(void *source, struct vnet_hdr *hdr, const uint8_t **frame)
+{
+    struct vde_device *vde = source;
+    ssize_t len = read_one(vde);
+    bool over = len <= 0 && hung_up(vde);
+
     (void)hdr;
+    len = over ? read_one(vde) : len;
     *frame = vde->frame;
     if (len > 0 && was_cut(vde, (size_t)len)) {
         vde->cut++;
@@ -144,8 +158,8 @@ static int receive(void *source, struct vnet_hdr *hdr, const uint8_t **frame)
     if (len > 0) {
         return (int)len;
     }
-    if (poll(&control, 1, 0) == 1 && recv(control.fd, drain, sizeof(drain), MSG_DONTWAIT) == 0) {
-        return -ENODEV; /* the switch hung up */
+    if (over) {
+        return -ENODEV;
     }
     return len < 0 && errno != EAGAIN && errno != EINTR ? -errno : 0;
 }

@@ -256,8 +256,8 @@ int xdp_rx_sync(struct port *port, uint64_t now_us)
     if (port->rx->head >= port->rx->num_slots) {
         return xdp_broken(port);
     }
-    if (shared->gone) {
-        return -ENODEV;
+    if (shared->gone && nm_ring_space(port->rx) == 0 && !xdp_rx_ready(xdp)) {
+        return -ENODEV; /* not before its last frames have been looked at */
     }
     if (now_us - shared->missed_us >= MISSED_EVERY_US ||
         (now_us - shared->missed_us >= STARVED_EVERY_US && starved(xdp))) {

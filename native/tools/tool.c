@@ -19,6 +19,7 @@ enum {
     SLEEP_MAX_US = 20000, /* so that a lost owner is seen */
     ROOM_US = 50,         /* of a sender whose ring is full: nothing tells when there is room */
     SPIN_US = 60,         /* what is due sooner is not slept for */
+    LAST_TURNS = 64,      /* for what an owner sent before it ended */
 };
 
 struct kind {
@@ -136,6 +137,19 @@ static bool is_over(const struct tool_worker *worker)
            (end && worker->now_us - worker->tool->started_us >= end);
 }
 
+/* A port's owner has ended: its last frames came before. Returns 0 if they were the rest, or code.
+ */
+static int take_last(struct tool_worker *worker, int code)
+{
+    int handled = 1;
+
+    for (uint32_t i = 0; i < LAST_TURNS && handled > 0 && handled != TOOL_DONE; i++) {
+        worker->now_us = clock_us();
+        handled = worker->tool->turn(worker);
+    }
+    return handled == TOOL_DONE ? 0 : code;
+}
+
 /* Turn after turn: the one loop of all tools. Returns 0 or -errno. */
 static int run_loop(struct tool_worker *worker)
 {
@@ -162,7 +176,7 @@ static int run_loop(struct tool_worker *worker)
             code = serve(worker);
         }
         if (code < 0) {
-            return code;
+            return take_last(worker, code);
         }
     }
 }
@@ -179,9 +193,8 @@ static void *thread_main(void *argument)
         atomic_store(&tool->error, code);
         atomic_store(&tool->stop, 1); /* one ring is dead: the tool ends */
     }
-    if (atomic_fetch_sub(&tool->running, 1) == 1) {
-        atomic_store(&tool->ended_us, clock_us());
-    }
+    atomic_store(&tool->ended_us, clock_us()); /* before `running`, for whoever waits for that */
+    atomic_fetch_sub(&tool->running, 1);
     return NULL;
 }
 
@@ -413,6 +426,7 @@ static void add_ring(struct ss_tool_stats *stats, const struct port_counters *no
 void tool_read(const struct tool *tool, struct ss_tool_stats *stats)
 {
     memset(stats, 0, sizeof(*stats));
+    stats->running = atomic_load(&tool->running); /* first: what is counted then is final at 0 */
     for (uint32_t i = 0; i < tool->sets_n; i++) {
         for (uint32_t r = 0; r < tool->sets[i].n; r++) {
             add_ring(stats, tool->sets[i].ports[r]->counters, &tool->base[i][r]);
@@ -432,9 +446,8 @@ void tool_read(const struct tool *tool, struct ss_tool_stats *stats)
     memcpy(stats->pipe_held_max, tool->pipe_held_max, sizeof(stats->pipe_held_max));
     memcpy(stats->latency, tool->latency, sizeof(stats->latency));
     stats->started_us = tool->started_us;
-    stats->ended_us = atomic_load(&tool->ended_us);
+    stats->ended_us = stats->running ? 0 : atomic_load(&tool->ended_us);
     stats->error = atomic_load(&tool->error);
-    stats->running = atomic_load(&tool->running);
 }
 
 void tool_close(struct tool *tool)

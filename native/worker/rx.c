@@ -46,32 +46,28 @@ static void frame_init(struct frame *frame, uint32_t slot, const uint8_t *data, 
 static bool frame_at(const struct port *port, uint32_t slot, uint32_t tail, struct frame *frame)
 {
     const struct nm_ring *ring = port->rx;
-    uint32_t at = slot;
+    bool more = ring->slot[slot].flags & NM_MOREFRAG;
 
     frame_init(frame, slot, nm_ring_buf(ring, slot),
                min_u32(ring->slot[slot].len, ring->nr_buf_size));
     frame->ring = ring;
-    if (likely(!(ring->slot[slot].flags & NM_MOREFRAG))) {
-        frame->len = frame->contig;
-        frame->nslots = 1;
-        frame->next = nm_ring_next(ring, slot);
+    frame->len = frame->contig; /* read once: on some ports the other side can write there */
+    frame->nslots = 1;
+    frame->next = nm_ring_next(ring, slot);
+    if (likely(!more)) {
         return true;
     }
-    for (;;) {
+    for (uint32_t at = frame->next; more; at = frame->next) {
         const struct nm_slot *piece = &ring->slot[at];
-        bool more = piece->flags & NM_MOREFRAG;
 
-        frame->len += min_u32(piece->len, ring->nr_buf_size);
-        frame->nslots++;
-        at = nm_ring_next(ring, at);
-        if (!more) {
-            break;
-        }
         if (at == tail) {
             return false;
         }
+        more = piece->flags & NM_MOREFRAG;
+        frame->len += min_u32(piece->len, ring->nr_buf_size);
+        frame->nslots++;
+        frame->next = nm_ring_next(ring, at);
     }
-    frame->next = at;
     return true;
 }
 

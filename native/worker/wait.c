@@ -51,7 +51,8 @@ void wait_for_work(struct stack *stack, uint64_t us)
     _Atomic uint32_t *sleeping = &stack->cluster->sleeping[stack->shard * SLEEPING_STRIDE];
     int armed;
 
-    atomic_store(sleeping, 1); /* sequentially consistent: before the looks below */
+    atomic_store(sleeping, 1);
+    atomic_thread_fence(memory_order_seq_cst); /* before the looks below */
     armed = stack->port->ops->sleep_arm(stack->port);
     if (armed == 0 && !lanes_have_frames(stack)) {
         poll_for(stack, us);

@@ -162,6 +162,7 @@ static void publish(struct stack *stack)
     stats_set(stats, COUNTER_conns_active, stack->shared->conns_active - stack->shared->time_wait);
     stats_set(stats, COUNTER_conns_time_wait, stack->shared->time_wait);
     stats_set(stats, COUNTER_chunks_free, stack->shared->chunk_free_n);
+    atomic_thread_fence(memory_order_release); /* who sees the beat sees what was counted before */
     stats->heartbeat++;
     stats->heartbeat_us = stack->now_us;
 }

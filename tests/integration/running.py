@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent.parent
 COMMAND = [sys.executable, "-m", "shardserver"]
 PATIENCE_S = 60
+SETTLE_S = 20
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,13 @@ class Server:
         done = self.run("stats", "--json", "-n", self.name)
         assert done.returncode == 0, done.stderr
         document: dict[str, Any] = json.loads(done.stdout)
+        return document
+
+    def settled(self) -> dict[str, Any]:
+        """The same, once no worker has frames in hand any more; as it is if that takes too long."""
+        end_s = time.monotonic() + SETTLE_S
+        while not books_agree(document := self.stats()) and time.monotonic() < end_s:
+            time.sleep(0.05)
         return document
 
     def pids(self) -> list[int]:

@@ -86,7 +86,7 @@ def test_a_capture_is_replayed_and_nothing_is_sent() -> None:
             assert total["rx"]["frames"] == len(frames)
             assert total["tx"]["frames"] == 0
             assert total["tx"]["dropped"] == len(frames)
-            assert running.books_agree(server.stats())
+            assert running.books_agree(server.settled())
 
 
 def test_a_capture_that_is_damaged_later_on_stops_its_port_and_is_counted() -> None:

@@ -181,7 +181,7 @@ def test_large_messages_and_a_bad_wire_lose_no_byte() -> None:
         document = server.load(TARGET, *words, "--faults", "drop=2%,reorder=2%,dup=1%", timeout=90)
         assert running.no_errors(document)
         assert document["bytes"] == 20 * 10 * 4000
-        assert running.books_agree(server.stats())
+        assert running.books_agree(server.settled())
 
 
 @needs_library
@@ -197,7 +197,7 @@ def test_a_connection_too_many_is_refused_and_counted() -> None:
         load.communicate(timeout=30)
         assert total["verdicts"]["tcp_table_full"] > 0
         assert total["connections"]["active"] <= 50
-        assert running.books_agree(server.stats())
+        assert running.books_agree(server.settled())
 
 
 @needs_library
@@ -214,7 +214,7 @@ def test_a_killed_worker_costs_its_own_connections_and_nothing_else() -> None:
         assert after[0]["connections"]["dropped"] == before[0]["connections"]["active"]
         assert after[1]["connections"]["dropped"] == after[1]["connections"]["reset"] == 0
         assert running.no_errors(server.load(TARGET, "-c", "100", "-d", "1s"))
-        assert running.books_agree(server.stats())
+        assert running.books_agree(server.settled())
 
 
 @over_veth
@@ -289,7 +289,7 @@ def test_a_sender_is_told_of_room_before_its_persist_timer() -> None:
         netns.run_in_client(wire, ["sh", "-c", send.format(wire.service)])
         took_s = time.monotonic() - started
         assert took_s < 10, f"16 MB took {took_s:.1f} s"
-        assert running.books_agree(server.stats())
+        assert running.books_agree(server.settled())
 
 
 @over_veth

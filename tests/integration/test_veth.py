@@ -168,4 +168,4 @@ def test_a_slow_reader_closes_the_window_and_loses_nothing() -> None:
         assert sent < 50_000_000, "the server took everything: its memory has no bound"
         flow.shutdown(socket.SHUT_WR)
         assert drain(flow) == sent
-        assert running.books_agree(server.stats())
+        assert running.books_agree(server.settled())

@@ -46,7 +46,7 @@ static void converse(int fd, enum manners manners, uint32_t bytes)
         }
     }
     if (manners == NEVER_ENDS) {
-        sleep(10); /* the parent ends us before */
+        pause(); /* until the parent ends us */
     }
 }
 

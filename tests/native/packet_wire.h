@@ -9,7 +9,7 @@
 #include "ports/packet.h"
 
 enum {
-    WAIT_MS = 2000,
+    WAIT_MS = 20000, /* for what must come, on a machine that does other things, too */
     UDP_HDR = 8,
     UDP_HEADERS = ETH_HDR_LEN + IPV4_HDR_LEN + UDP_HDR,
     SERVICE_PORT = 7,

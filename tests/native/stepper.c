@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -33,7 +34,10 @@ static pid_t start(void (*act)(void *arg), void *arg, int *status)
     pid_t child = fork();
 
     if (child == 0) {
-        ptrace(PTRACE_TRACEME, 0, NULL, NULL);
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        if (ptrace(PTRACE_TRACEME, 0, NULL, NULL) != 0) {
+            _exit(1); /* a stop would be for ever */
+        }
         raise(SIGSTOP);
         act(arg);
         _exit(0);
@@ -93,6 +97,24 @@ bool step_together(void (*act)(void *arg), void **args, uint32_t n, uint64_t see
         well = well && ended_well(status[i]);
     }
     return well;
+}
+
+int step_between(const struct meeting *meeting, uint64_t n)
+{
+    int status = 0;
+    pid_t child = start(meeting->act, meeting->arg, &status);
+
+    for (; n > 0 && WIFSTOPPED(status); n--) {
+        ptrace(PTRACE_SINGLESTEP, child, NULL, NULL);
+        waitpid(child, &status, 0);
+    }
+    if (WIFSTOPPED(status)) {
+        meeting->other(meeting->arg);
+        ptrace(PTRACE_CONT, child, NULL, NULL);
+        waitpid(child, &status, 0);
+        return ended_well(status) ? 1 : -1;
+    }
+    return ended_well(status) ? 0 : -1;
 }
 
 void *shared_memory(size_t bytes)

@@ -20,6 +20,8 @@ enum {
     CONNECTIONS = 8,
     SIZE = 64,
     MESSAGES = 20,
+    PATIENCE_US = 60000000, /* with who answers, on a machine that does other things, too */
+    SILENCE_US = 1500000,   /* with who never does */
 };
 
 static void the_stream_is_the_same_however_it_is_cut(void)
@@ -160,6 +162,8 @@ static void small_values_are_exact_and_large_ones_stay(void)
 /* Eight connections against a server with these manners. */
 static struct ss_load_stats load_against(enum manners manners)
 {
+    bool silent = manners == IS_SILENT || manners == NEVER_ENDS;
+    uint64_t patience_us = silent ? SILENCE_US : PATIENCE_US;
     struct bad_server server = bad_server_start(manners, SIZE * MESSAGES);
     struct ss_load_options options = {.ip = INADDR_LOOPBACK,
                                       .tcp_port = server.tcp_port,
@@ -168,8 +172,8 @@ static struct ss_load_stats load_against(enum manners manners)
                                       .pipeline = 4,
                                       .seed = 5,
                                       .messages = MESSAGES,
-                                      .duration_us = 5000000,
-                                      .timeout_us = 300000,
+                                      .duration_us = PATIENCE_US,
+                                      .timeout_us = patience_us,
                                       .ramp = 3};
     struct ss_load_stats *shared = ss_load_stats_map();
     struct ss_load_stats stats;
@@ -196,7 +200,7 @@ static void a_good_server_has_no_errors(void)
     CHECK_EQ(stats.messages, CONNECTIONS * MESSAGES);
     CHECK_EQ(stats.bytes, CONNECTIONS * MESSAGES * SIZE);
     CHECK(ss_latency_quantile(&stats, 0.5) > 1000);
-    CHECK(ss_latency_quantile(&stats, 1) < 5000000000u);
+    CHECK(ss_latency_quantile(&stats, 1) < (uint64_t)PATIENCE_US * 1000);
 }
 
 static void who_refuses_is_counted_as_refused(void)

@@ -12,6 +12,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/hash.h"
 #include "kill_steps.h"
 #include "packet_wire.h"
 #include "ports/feeder.h"
@@ -23,6 +24,8 @@ enum {
     KILLS_UNDER_LOAD = 100,
     LONG = 3000,
     FEEDER_KILLS = 5,
+    KEYS = 2000,
+    KEY_FLOWS = 60,
 };
 
 static bool fed_open(struct packet_wire *wire)
@@ -183,6 +186,27 @@ static void a_confused_feeder_stops_the_port(void)
     wire_close(&wire);
 }
 
+/* Clients take one port after the other: whatever the key, no ring stays idle. */
+static void neighbouring_ports_reach_all_rings_with_any_key(void)
+{
+    uint8_t frame[UDP_HEADERS] = {[12] = 8, [14] = 0x45, [23] = PROTO_UDP, [37] = SERVICE_PORT};
+    uint64_t seed = 1;
+
+    for (uint32_t i = 0; i < KEYS; i++) {
+        uint64_t key[2] = {splitmix64(&seed), splitmix64(&seed)};
+        uint32_t flows[4] = {0};
+
+        for (uint32_t flow = 0; flow < KEY_FLOWS; flow++) {
+            frame[ETH_HDR_LEN + IPV4_HDR_LEN] = (uint8_t)((CLIENT_PORT + flow) >> 8);
+            frame[ETH_HDR_LEN + IPV4_HDR_LEN + 1] = (uint8_t)(CLIENT_PORT + flow);
+            flows[feeder_ring(key, 4, frame, sizeof(frame))]++;
+        }
+        if (!CHECK(flows[0] && flows[1] && flows[2] && flows[3])) {
+            return;
+        }
+    }
+}
+
 static pid_t feeder_pid(void)
 {
     char path[64];
@@ -233,6 +257,8 @@ int main(int argc, char **argv)
          workers_killed_under_load_lose_and_double_nothing},
         {"a confused worker gets nothing", a_confused_worker_gets_nothing},
         {"a confused feeder stops the port", a_confused_feeder_stops_the_port},
+        {"neighbouring ports reach all rings with any key",
+         neighbouring_ports_reach_all_rings_with_any_key},
         {"a killed feeder is replaced", a_killed_feeder_is_replaced},
     };
 

@@ -163,6 +163,24 @@ static void there_is_one_host_and_it_comes_back(void)
     close_nic();
 }
 
+static void what_a_host_sent_before_it_hung_up_arrives(void)
+{
+    open_nic();
+    send(mem_attachment_port(host), everybody, 5);
+    mem_detach(host);
+    send(mem_attachment_port(wire), everybody, 6);
+    mem_detach(wire);
+    CHECK_EQ(received(ring_port(HOST_RING)), 5);
+    CHECK_EQ(received(ring_port(0)), 6);
+    CHECK_EQ(mem_attach_local_host(&host, device), 0);
+    CHECK_EQ(mem_attach_local(&wire, device), 0);
+    send(mem_attachment_port(host), everybody, 7);
+    mem_detach(host);
+    CHECK_EQ(mem_attach_local_host(&host, device), 0); /* there is one link for it: nobody read */
+    CHECK_EQ(received(ring_port(HOST_RING)), -1);
+    close_nic();
+}
+
 /* Another process attaches by name, says a word, and goes. */
 static void play_host(const char *spec)
 {
@@ -253,6 +271,7 @@ int main(int argc, char **argv)
         {"the wire does not reach the host", the_wire_does_not_reach_the_host},
         {"the host has the card's address", the_host_has_the_cards_address},
         {"there is one host and it comes back", there_is_one_host_and_it_comes_back},
+        {"what a host sent before it hung up arrives", what_a_host_sent_before_it_hung_up_arrives},
         {"a host attaches by name", a_host_attaches_by_name},
         {"what cannot be is refused in words", what_cannot_be_is_refused_in_words},
         {"a card without host rings has no host", a_card_without_host_rings_has_no_host},

@@ -358,7 +358,7 @@ static void a_port_killed_anywhere_blocks_nobody(void)
         CHECK_EQ(port_of(0)->ops->tx_sync(port_of(0), 10000000 + i * 1000), 0);
         next_at(1);
     }
-    CHECK_EQ(atomic_load(&vale_of(0)->shared->up), 3); /* the dead one is down */
+    CHECK_EQ((uint16_t)atomic_load(&vale_of(0)->shared->up), 3); /* the dead one is down */
     at[2] = soft_wire_open(name_of(2), &config, at[0]);
     ports_n = 3;
     close_switch();

@@ -153,6 +153,7 @@ static void expect_end(struct rig *rig)
     while (code == 0 && real_now_us() < end) {
         code = ops->rx_sync(rig->port, real_now_us());
         if (code == 0) {
+            nm_ring_give(rig->port->rx, nm_ring_tail(rig->port->rx)); /* the last frames, if any */
             rig_sleep(rig, QUIET_MS);
         }
     }

@@ -15,9 +15,9 @@ enum {
     FRAME_ROOM = 66000,
     RIG_SLOTS = 128, /* of a case's rings, unless it says otherwise */
     RIG_MTU = 9000,
-    COME_MS = 8000, /* for what must come, on a machine that does other things, too */
-    QUIET_MS = 40,  /* for what must not come */
-    BURST = 24,     /* frames under way at a time: each medium holds so many */
+    COME_MS = 30000, /* for what must come, on a machine that does other things, too */
+    QUIET_MS = 40,   /* for what must not come */
+    BURST = 24,      /* frames under way at a time: each medium holds so many */
     WIRES_MAX = 16,
 };
 
