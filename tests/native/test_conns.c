@@ -16,7 +16,7 @@
 #include "talk.h"
 
 enum {
-    LISTENERS = 5, /* sim.c: every service at its usual port */
+    LISTENERS = 6, /* sim.c: every service at its usual port */
     DISCARD = 9,
     DAYTIME = 13,
     CHARGEN = 19,
