@@ -277,7 +277,6 @@ static void drop_if_hung_up(struct mem_device *device, uint32_t link)
 }
 
 /* Who comes after a client can have its link, even if that one's hang-up was not told yet. */
-
 static int take_link_for(struct mem_device *device, bool host)
 {
     int link = mem_link_take(device, host);

@@ -310,7 +310,7 @@ def test_gen_and_sink_over_a_wire() -> None:
                        "--rings", "1", prefix=netns.client_argv(wire, []))  # fmt: skip
             with running(gen):
                 assert gen.document()["tx"]["frames"] == 5000
-            time.sleep(0.2)  # the last frames; nobody else sees its counters
+            time.sleep(1)  # the sink's last frames; nobody else sees its counters
             sink.interrupt()
             assert "matched 2500" in sink.text()
 
