@@ -40,8 +40,7 @@ SLOT_US = 5_000
 PATIENCE_S = 30.0
 PROBES = 10_000  # at most, over a run
 SPARE_FILES = 256
-FIRST_PROBES = 8  # at once, so that one of them is likely the shard's
-PROBE_S = 0.001  # between two new connections
+PROBES_AT_ONCE = 16  # so that one of them is likely the shard's: all miss one of four in 1 %
 SAMPLE_S = 0.02  # between two looks at stats, when nothing is waited for
 BUSY_S = 0.05  # how long a worker may sleep before it is killed so
 LOOK_S = 0.001  # the same while something is
@@ -96,7 +95,7 @@ class Kill:
     shard: int
     at_us: int
     unkilled_us: int | None  # what the next line took a moment before, without a kill
-    accepted_us: int | None = None  # from the kill to a new connection; None: not in time
+    answered_us: int | None = None  # from the kill to a new connection's reply; None: not in time
     adopted: int = 0
     dropped: int = 0
 
@@ -127,6 +126,7 @@ class Outcome:
     stepped_back: list[str] = field(default_factory=list)
     cpu_wait_ns: dict[str, int] = field(default_factory=dict)
     phases: Counter[str] = field(default_factory=Counter)  # what the workers did when they died
+    serves_us: list[int] = field(default_factory=list)
     seconds: float = 0.0
 
 
@@ -178,6 +178,10 @@ class Client:
             raise ShardserverError(f"a load client ended with {self._process.exitcode}")
         self.begun = min(self.begun + 1, self.connections)
         self.stats.withhold(self.connections - self.begun)
+
+    def answered(self) -> int:
+        """Replies so far."""
+        return int(self.stats.read()["messages"])
 
     def finish(self) -> dict[str, int]:
         """Asks the client to end in order; its counters."""
@@ -281,6 +285,12 @@ def phases_of(log: Path) -> Counter[str]:
     return Counter(re.findall(r"killed by SIGKILL\) in phase (\w+)", log.read_text()))
 
 
+def service_gaps_us(log: Path) -> list[int]:
+    """From each worker's death to its successor's first turn, as the orchestrator logged it."""
+    found = re.findall(r"serves after ([0-9.]+) ms", log.read_text())
+    return [round(float(gap_ms) * 1000) for gap_ms in found]
+
+
 def accepted(shards: list[dict[str, Any]]) -> list[int]:
     """Connections that each shard has accepted so far."""
     return [shard["connections"]["accepted"] for shard in shards]
@@ -359,6 +369,7 @@ class Run:
         paths = instance.Paths(Path(place.server.runtime), place.server.name)
         self.control = client.Client(paths)
         self.stats = Stats(self.control, self.load.pid)
+        self._accepted = [0] * WORKERS
         self._log = paths.log
 
     def close(self) -> None:
@@ -372,6 +383,7 @@ class Run:
         """Connects, kills, and takes stock."""
         outcome = self.outcome
         outcome.owners = connect_all(self.load, self.stats)
+        self._accepted = accepted(self.stats.sample())
         self.load.stats.go()
         _wait_until("the first reply comes", lambda: self.load.stats.read()["messages"] > 0)
         began_s = time.monotonic()
@@ -410,7 +422,7 @@ class Run:
             select.select([pidfd], [], [], PATIENCE_S)
         finally:
             os.close(pidfd)
-        kill.accepted_us = self._probe(shard, kill.at_us)
+        kill.answered_us = self._probe(shard, kill.at_us)
         self.stats.until(kill.at_us / 1e6 + window_s)
         after = self.stats.sample()[shard]
         kill.adopted = after["connections"]["adopted"] - before["connections"]["adopted"]
@@ -420,20 +432,34 @@ class Run:
         self.stats.until(time.monotonic() + window_s * (0.5 + self._random.random() / 2))
 
     def _probe(self, shard: int, since_us: int) -> int | None:
-        """Connects again and again until the shard accepts a connection; how long that took."""
-        dead = accepted(self.stats.sample())[shard]
+        """Opens connections until one is the shard's; how long until all of them were answered.
+
+        Only its accepting tells whose a connection is, so they come in groups. A group that misses
+        the shard costs the time that it took, and the next one is begun.
+        """
         end_s = time.monotonic() + PATIENCE_S
-        next_s = 0.0
-        for _ in range(FIRST_PROBES):
-            self.prober.connect_one()
+        before = self._accepted
         while time.monotonic() < end_s:
-            if time.monotonic() >= next_s:
+            for _ in range(PROBES_AT_ONCE):
                 self.prober.connect_one()
-                next_s = time.monotonic() + PROBE_S
-            if accepted(self.stats.sample())[shard] > dead:
-                return now_us() - since_us
-            time.sleep(LOOK_S)
+            while self.prober.answered() < self.prober.begun:
+                if time.monotonic() > end_s:
+                    return None
+                time.sleep(LOOK_S)
+            answered_us = now_us()
+            self._accepted = self._all_accepted(end_s)
+            if self._accepted[shard] > before[shard]:
+                return answered_us - since_us
         return None
+
+    def _all_accepted(self, end_s: float) -> list[int]:
+        """What each shard has accepted, once every connection begun so far is counted."""
+        begun = self.load.begun + self.prober.begun
+        while sum(counts := accepted(self.stats.sample())) < begun:
+            if time.monotonic() > end_s:
+                raise ShardserverError(f"{begun} connections were begun, {counts} accepted")
+            time.sleep(LOOK_S)
+        return counts
 
     def _take_stock(self) -> None:
         outcome = self.outcome
@@ -441,6 +467,7 @@ class Run:
         outcome.samples = self.stats.samples
         outcome.stepped_back = self.stats.stepped_back
         outcome.phases = phases_of(self._log)
+        outcome.serves_us = service_gaps_us(self._log)
         outcome.cpu_wait_ns = self.stats.waits.total_ns
         windows = Windows(self.gaps, int(self.plan.window_s * 1_000_000))
         for kill in outcome.kills:

@@ -42,7 +42,7 @@ def test_only_the_killed_shard_notices_a_kill(kind: str) -> None:
     assert outcome.load["finished"] == outcome.load["connected"] == PLAN.connections
     assert outcome.stepped_back == []
     for kill in outcome.kills:
-        assert kill.accepted_us is not None, f"shard {kill.shard} takes no connection any more"
+        assert kill.answered_us is not None, f"shard {kill.shard} takes no connection any more"
         assert kill.dropped == 0
         assert kill.adopted >= outcome.owners.count(kill.shard)
     assert not any(outcome.probes[how] for how in ("refused", "resets", "timeouts"))
