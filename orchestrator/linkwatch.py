@@ -85,16 +85,28 @@ class LinkWatch:
 
     def _heard(self) -> list[Change]:
         found: list[Change] = []
+        lost = False
         while self._socket:
             try:
                 found += changes(self._socket.recv(_READ), self._index)
             except BlockingIOError:
                 break
             except OSError as error:
-                if error.errno != errno.ENOBUFS:  # messages were lost: look for ourselves
+                if error.errno != errno.ENOBUFS:
                     raise
-                found += [Change.GONE] if netif.index(self._name) != self._index else []
-        return found
+                lost = True
+        # The error comes before the messages that did find room: what is now is known after them.
+        return [*found, self._look()] if lost else found
+
+    def _look(self) -> Change:
+        """What the interface is now."""
+        try:
+            up = netif.facts(self._name)[2]
+        except OSError:
+            return Change.GONE
+        if netif.index(self._name) != self._index:
+            return Change.GONE
+        return Change.UP if up else Change.DOWN
 
     def take(
         self, give_up: Callable[[ShardserverError], None], wake: Callable[[], None] = lambda: None

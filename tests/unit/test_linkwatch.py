@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import socket
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import cast
 
 import pytest
 from hypothesis import given
@@ -14,6 +17,7 @@ from hypothesis import strategies as st
 
 from orchestrator import linkwatch, netif
 from orchestrator.linkwatch import Change
+from shardserver import logs
 from shardserver.errors import DeviceUnavailableError, ShardserverError
 
 OURS = 7
@@ -99,6 +103,45 @@ def test_a_deletion_gives_up() -> None:
     assert isinstance(error, DeviceUnavailableError)
     assert error.exit_code == 6
     assert "eth7: the interface was deleted" in error.message
+
+
+@dataclass
+class Overrun:
+    """A socket whose kernel had no room for some messages: it says so first."""
+
+    left: list[bytes]
+    told: bool = False
+
+    def recv(self, _: int) -> bytes:
+        if not self.told:
+            self.told = True
+            raise OSError(errno.ENOBUFS, "no buffer space")
+        if not self.left:
+            raise BlockingIOError
+        return self.left.pop(0)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"), [(netif.IFF_UP, []), (0, ["link_down"]), (None, ["gone"])]
+)
+def test_after_lost_messages_the_interface_is_looked_at(
+    flags: int | None, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def facts(_: str) -> tuple[bytes, int, bool, int]:
+        if flags is None:
+            raise OSError(errno.ENODEV, "no such device")
+        return bytes(6), 1500, bool(flags), 1
+
+    found, woken = [], []
+    watch = linkwatch.LinkWatch("")
+    watch._socket = cast(socket.socket, Overrun([message(linkwatch.RTM_NEWLINK)]))
+    watch._index, watch._name = OURS, "eth7"
+    monkeypatch.setattr(netif, "facts", facts)
+    monkeypatch.setattr(netif, "index", lambda _: OURS)
+    monkeypatch.setattr(logs, "event", lambda _, name, __: found.append(name))
+    watch.take(lambda _: found.append("gone"), lambda: woken.append(True))
+    assert found == said
+    assert woken
 
 
 def test_without_an_interface_nothing_is_watched() -> None:
