@@ -73,6 +73,7 @@ struct feeder_source {
     void *source;
     struct feeder_fds fds; /* what `receive` uses: see feeder_fds_since */
     bool waits;            /* for room in a full ring; otherwise the frame is missed */
+    bool blocks;           /* `receive` does, until there is a frame: none before it is held back */
 };
 
 struct feeder {

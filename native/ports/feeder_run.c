@@ -182,6 +182,9 @@ static int feed_burst(struct spread *spread)
         if (len >= ETH_HDR_LEN) {
             put(spread, &hdr, frame, (uint32_t)len);
         }
+        if (source->blocks) {
+            publish(spread);
+        }
         n++;
     }
     publish(spread);

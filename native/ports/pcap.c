@@ -17,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/wire.h"
@@ -147,6 +148,7 @@ static int open_file(struct pcap_device *pcap, char *error)
 {
     char words[ERROR_PCAP] = "";
     struct feeder_fds before;
+    struct stat file;
 
     feeder_fds_now(&before);
     pcap->handle = pcap->lib.open_offline(pcap->spec + strlen("pcap:"), words);
@@ -157,6 +159,8 @@ static int open_file(struct pcap_device *pcap, char *error)
         return -EINVAL;
     }
     feeder_fds_since(&pcap->feeder.source.fds, &before);
+    pcap->feeder.source.blocks =
+        stat(pcap->spec + strlen("pcap:"), &file) != 0 || !S_ISREG(file.st_mode);
     if (pcap->lib.datalink(pcap->handle) != PCAP_LINK_ETHERNET) {
         return refuse(pcap, "the capture is not of Ethernet frames", -EINVAL, error);
     }

@@ -186,7 +186,8 @@ def test_large_messages_and_a_bad_wire_lose_no_byte() -> None:
 
 @needs_library
 def test_a_connection_too_many_is_refused_and_counted() -> None:
-    with running.server(*SERVER, "--workers", "1", "--conns-max", "50") as server:
+    few = ("--workers", "1", "--conns-max", "50", "--graceful-timeout", "100ms")
+    with running.server(*SERVER, *few) as server:
         load = server.load_in_background(TARGET, "-c", "80", "-d", "1s", "--processes", "1")
         for _ in range(200):
             total = server.stats()["total"]
