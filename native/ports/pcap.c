@@ -12,8 +12,10 @@
  * it, then ends; what is sent to it is dropped and counted.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/if_ether.h>
 #include <linux/if_packet.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,6 +36,7 @@ enum {
     BUFFER_BYTES = 64 << 20,
     TIMEOUT_MS = 1, /* without effect in immediate mode, but it must not be 0 everywhere */
     ERROR_PCAP = PCAP_ERROR_BYTES,
+    WRITER_MS = 5000,
 };
 
 struct pcap_device {
@@ -144,14 +147,46 @@ static int open_live(struct pcap_device *pcap, char *error)
     return code;
 }
 
+/*
+ * A FIFO that nobody writes would hold the start for ever. A descriptor that keeps it open; -1: it
+ * is no FIFO; or -ENXIO with a sentence.
+ */
+static int await_writer(const struct pcap_device *pcap, const char *path, char *error)
+{
+    struct pollfd fifo = {.events = POLLIN};
+    struct stat file;
+
+    if (stat(path, &file) != 0 || !S_ISFIFO(file.st_mode)) {
+        return -1; /* what is wrong with it, libpcap tells */
+    }
+    fifo.fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+    if (fifo.fd < 0 || poll(&fifo, 1, WRITER_MS) > 0) {
+        return fifo.fd;
+    }
+    close(fifo.fd);
+    snprintf(error, PORT_ERROR_MAX,
+             "%s: nobody wrote to this FIFO within %d s: start the writer first, for example "
+             "tcpdump -U -w",
+             pcap->spec, WRITER_MS / 1000);
+    return -ENXIO;
+}
+
 static int open_file(struct pcap_device *pcap, char *error)
 {
+    const char *path = pcap->spec + strlen("pcap:");
     char words[ERROR_PCAP] = "";
     struct feeder_fds before;
     struct stat file;
+    int fifo = await_writer(pcap, path, error);
 
+    if (fifo < -1) {
+        return fifo;
+    }
     feeder_fds_now(&before);
-    pcap->handle = pcap->lib.open_offline(pcap->spec + strlen("pcap:"), words);
+    pcap->handle = pcap->lib.open_offline(path, words);
+    if (fifo >= 0) {
+        close(fifo);
+    }
     if (!pcap->handle) {
         snprintf(error, PORT_ERROR_MAX,
                  "%s: not a capture that libpcap can read: %.100s: give a pcap or pcapng file",
@@ -159,8 +194,7 @@ static int open_file(struct pcap_device *pcap, char *error)
         return -EINVAL;
     }
     feeder_fds_since(&pcap->feeder.source.fds, &before);
-    pcap->feeder.source.blocks =
-        stat(pcap->spec + strlen("pcap:"), &file) != 0 || !S_ISREG(file.st_mode);
+    pcap->feeder.source.blocks = stat(path, &file) != 0 || !S_ISREG(file.st_mode);
     if (pcap->lib.datalink(pcap->handle) != PCAP_LINK_ETHERNET) {
         return refuse(pcap, "the capture is not of Ethernet frames", -EINVAL, error);
     }

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -415,6 +416,18 @@ static void refused(const char *spec, int code, const char *words)
     }
 }
 
+static void nobody_writes_to_a_fifo(void)
+{
+    char path[] = "/tmp/sspcapXXXXXX";
+    char spec[sizeof(path) + 5];
+    int fd = mkstemp(path);
+
+    CHECK(fd >= 0 && close(fd) == 0 && unlink(path) == 0 && mkfifo(path, 0600) == 0);
+    snprintf(spec, sizeof(spec), "pcap:%s", path);
+    refused(spec, -ENXIO, "start the writer first");
+    unlink(path);
+}
+
 static void what_cannot_be_opened_is_explained(void)
 {
     struct packet_wire wire;
@@ -426,6 +439,7 @@ static void what_cannot_be_opened_is_explained(void)
     refused("pcap:nosuch0", -ENODEV, "ip link");
     refused("pcap:/nosuch.pcap", -EINVAL, "pcapng");
     refused("pcap:/proc/version", -EINVAL, "pcapng");
+    nobody_writes_to_a_fifo();
     CHECK(netns_ip("link set cli0 down"));
     refused("pcap:cli0", -ENETDOWN, "ip link set");
     wire_close(&wire);
