@@ -49,6 +49,7 @@ struct faulty_state {
     uint64_t frames[2];
     uint64_t orders[2];
     uint32_t held_n[2]; /* at least as many as are used */
+    int32_t dead;       /* the inner port's last word, not told yet; 0: none */
     struct held held[2][HELD_MAX];
     struct port_counters counters;
 };
@@ -142,16 +143,19 @@ static uint8_t *hold(struct faulty *faulty, const struct passage *passage, const
 static struct held *next_due(struct faulty *faulty, const struct passage *passage)
 {
     struct held *next = NULL;
+    uint32_t used = 0;
 
     for (uint32_t i = 0; i < HELD_MAX; i++) {
         struct held *held = &faulty->state->held[passage->direction][i];
         bool due = held->used && (faulty->state->frames[passage->direction] >= held->due_frame ||
                                   passage->now_us >= held->due_us);
 
+        used += held->used;
         if (due && (!next || held->order < next->order)) {
             next = held;
         }
     }
+    faulty->state->held_n[passage->direction] = used; /* a kill may have left one too many */
     return next;
 }
 
@@ -282,37 +286,72 @@ static uint64_t count_frames(const struct nm_ring *ring, uint32_t from, uint32_t
     return frames;
 }
 
-static int faulty_rx_sync(struct port *port, uint64_t now_us)
+/* What only the inner port knows. Its frames are counted here, as they come out of the wrapper. */
+static void pass_counters_on(struct port *port)
+{
+    const struct port_counters *inner = faulty_of(port)->inner.counters;
+
+    port->counters->rx_missed = inner->rx_missed;
+    port->counters->tx_dropped = inner->tx_dropped;
+    port->counters->syscalls = inner->syscalls;
+    port->counters->errors = inner->errors;
+}
+
+/* Takes what has come and what is due into the ring; returns its new tail. */
+static uint32_t receive(struct port *port, uint64_t now_us)
 {
     struct faulty *faulty = faulty_of(port);
     struct nm_ring *inner = faulty->inner.rx;
-    int error = faulty->inner.ops->rx_sync(&faulty->inner, now_us);
     struct passage passage = {.from = inner,
                               .to = port->rx,
                               .from_at = inner->head,
                               .to_at = port->rx->tail,
                               .direction = RX,
                               .now_us = now_us};
-    uint32_t first = passage.to_at;
-    uint64_t frames;
 
-    if (error != 0) {
-        return error;
-    }
     passage.to_end = port->rx->head ? port->rx->head - 1 : port->rx->num_slots - 1;
     release_held(faulty, &passage);
-    while (pass_frame(faulty, &passage, nm_ring_tail(inner))) {
+    while (faulty->state->dead == 0 && pass_frame(faulty, &passage, nm_ring_tail(inner))) {
         continue;
     }
-    nm_ring_give(inner, passage.from_at);
-    frames = count_frames(port->rx, first, passage.to_at);
+    if (faulty->state->dead == 0) {
+        nm_ring_give(inner, passage.from_at);
+    }
+    return passage.to_at;
+}
+
+/*
+ * The end of the source, or of the port, is told as the backends tell it: when nothing is left to
+ * look at, here neither in the ring nor held.
+ */
+static int faulty_rx_sync(struct port *port, uint64_t now_us)
+{
+    struct faulty *faulty = faulty_of(port);
+    struct faulty_state *state = faulty->state;
+    uint32_t first = port->rx->tail;
+    uint32_t tail;
+    uint64_t frames;
+    int code;
+
+    if (state->dead == 0) {
+        state->dead = faulty->inner.ops->rx_sync(&faulty->inner, now_us);
+    }
+    tail = receive(port, now_us);
+    frames = count_frames(port->rx, first, tail);
     port->counters->rx_frames += frames;
     port->counters->rx_syncs += frames > 0;
-    for (uint32_t at = first; at != passage.to_at; at = nm_ring_next(port->rx, at)) {
+    for (uint32_t at = first; at != tail; at = nm_ring_next(port->rx, at)) {
         port->counters->rx_bytes += port->rx->slot[at].len;
     }
-    __atomic_store_n(&port->rx->tail, passage.to_at, __ATOMIC_RELEASE);
-    return 0;
+    __atomic_store_n(&port->rx->tail, tail, __ATOMIC_RELEASE);
+    pass_counters_on(port);
+    if (state->held_n[RX] > 0 || nm_ring_space(port->rx) > 0) {
+        return 0;
+    }
+    port->counters->rx_ended = faulty->inner.counters->rx_ended;
+    code = state->dead;
+    state->dead = 0; /* whoever goes on after that asks the inner port again */
+    return code;
 }
 
 static int faulty_tx_sync(struct port *port, uint64_t now_us)
@@ -328,6 +367,7 @@ static int faulty_tx_sync(struct port *port, uint64_t now_us)
                               .direction = TX,
                               .now_us = now_us};
     uint64_t frames;
+    int code;
 
     release_held(faulty, &passage);
     while (pass_frame(faulty, &passage, port->tx->head)) {
@@ -343,17 +383,21 @@ static int faulty_tx_sync(struct port *port, uint64_t now_us)
                      passage.from_at ? passage.from_at - 1 : port->tx->num_slots - 1,
                      __ATOMIC_RELEASE);
     nm_ring_give(inner, passage.to_at);
-    return faulty->inner.ops->tx_sync(&faulty->inner, now_us);
+    code = faulty->inner.ops->tx_sync(&faulty->inner, now_us);
+    pass_counters_on(port);
+    return code;
 }
 
 static int faulty_sleep_arm(struct port *port)
 {
     struct faulty *faulty = faulty_of(port);
+    const struct faulty_state *state = faulty->state;
     int armed = faulty->inner.ops->sleep_arm(&faulty->inner);
 
     return armed != 0 ? armed
-                      : faulty->state->held_n[RX] + faulty->state->held_n[TX] > 0 ||
-                            nm_ring_space(port->rx) > 0;
+                      : state->held_n[RX] + state->held_n[TX] > 0 || nm_ring_space(port->rx) > 0 ||
+                            state->dead != 0 ||
+                            port->counters->rx_ended != faulty->inner.counters->rx_ended;
 }
 
 static void faulty_sleep_disarm(struct port *port)
@@ -361,8 +405,10 @@ static void faulty_sleep_disarm(struct port *port)
     faulty_of(port)->inner.ops->sleep_disarm(&faulty_of(port)->inner);
 }
 
+/* What the inner port said to the one that died may be over: it is asked again. */
 static int faulty_recover(struct port *port)
 {
+    faulty_of(port)->state->dead = 0;
     return faulty_of(port)->inner.ops->recover(&faulty_of(port)->inner);
 }
 
