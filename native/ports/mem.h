@@ -7,7 +7,8 @@
  * way. Every cell and every slot always owns exactly one buffer: a sync exchanges buffers between a
  * slot and a cell, so that nothing is copied and nobody waits for anybody. The exchanges are
  * covered by the side's intent record: a kill between their stores is completed by recover. What a
- * client wrote that cannot be true stops its link, for good, and no other.
+ * client wrote that cannot be true stops its link, for good, and no other. What it sent and nobody
+ * has read yet stays in its lanes when it goes, and is read before what the link's next one sends.
  *
  * "NAME*" has host rings, too: the last ring pair of the interface. Whoever attaches to "NAME^" is
  * the host behind the card, with the card's MAC; that link and that ring see each other alone, and
@@ -50,7 +51,7 @@ struct mem_intent {
 /* One ring pair's state in shared memory. Its worker or client is the only writer. */
 struct mem_side {
     _Alignas(CACHE_LINE) _Atomic uint32_t sleeping; /* read by those who send to it */
-    _Alignas(CACHE_LINE) _Atomic uint32_t sync_seq; /* odd: inside a sync */
+    _Alignas(CACHE_LINE) _Atomic uint32_t sync_seq; /* odd: inside a TX sync */
     uint32_t tx_hwcur;                              /* first TX slot not yet sent */
     uint32_t rx_frames_left;                        /* of the frame being received */
     uint32_t rx_next;                               /* lane served first in the next sync */
@@ -78,7 +79,7 @@ struct mem_link {
     _Atomic uint32_t up;
     _Atomic uint32_t broken; /* held what cannot be: stopped until the device is made anew */
     uint32_t generation;
-    uint32_t down_seq[PORT_RINGS_MAX]; /* the server sides' sync_seq when they were kept out */
+    uint32_t down_seq[PORT_RINGS_MAX]; /* the server sides' sync_seq when it went down */
 };
 
 /* Behind the region. Offsets are from the mapping's start. */
@@ -94,7 +95,7 @@ struct mem_shared {
     uint8_t pad[1];
     uint32_t mtu;
     _Atomic uint64_t links_up;   /* bit per link: somebody is there */
-    _Atomic uint64_t links_read; /* likewise: rings take what it sent, also after it hung up */
+    _Atomic uint64_t links_read; /* likewise: somebody was, and rings take what was sent */
     struct rss rss;
     struct mem_link link[MEM_LINKS_MAX];
     struct mem_side side[MEM_SIDES_MAX]; /* rings, then links */
@@ -109,6 +110,9 @@ struct mem_device {
     uint32_t rings; /* own copies: the shared ones are for whoever attaches */
     uint32_t links;
     uint32_t bufs;
+    uint32_t slots; /* of each ring */
+    uint32_t buf_size;
+    size_t bufs_ofs; /* of buffer 0, from base */
     bool host;
     int memfd;
     int doorbell[MEM_SIDES_MAX]; /* eventfds; -1: not this process's to ring */
@@ -217,12 +221,20 @@ bool mem_view(struct mem_device *device);
 int mem_port_init(struct port *port, struct mem_device *device, bool server, uint32_t index);
 /* Completes what a dead side left half done. False: its record cannot be true; nothing is done. */
 bool mem_side_recover(struct mem_device *device, uint32_t side);
+/* The same for a client that nobody succeeds: of a frame cut short nothing is published. */
+bool mem_side_bury(struct mem_device *device, uint32_t side);
+/* Wakes whom a dead client could not wake, and counts what is left in its TX ring as missed. */
+void mem_tx_bury(struct mem_device *device, uint32_t link);
+
+/* mem_turnover.c: from one client to the next. */
+/* Takes a free link, or the host's, and resets all but the frames on their way to the rings;
+ * -EBUSY: none, -EAGAIN: a shard may still be sending to the one before. */
+int mem_link_take(struct mem_device *device, bool host);
+void mem_link_leave(struct mem_device *device, uint32_t link);
 
 /* mem_link.c: the owner's socket. */
 int mem_listen(struct mem_device *device, char *error);
 int mem_serve(struct mem_device *device);
 void mem_unlisten(struct mem_device *device);
-/* Takes a free link, or the host's, and resets it; -EBUSY: none, -EAGAIN: a shard may still be at
- * it. */
-int mem_link_take(struct mem_device *device, bool host);
+/* A client, of this process or by its socket, is gone. */
 void mem_link_drop(struct mem_device *device, uint32_t link);

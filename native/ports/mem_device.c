@@ -73,6 +73,7 @@ static void make_plan(struct plan *plan, const struct device_config *config, boo
 /* The shared part is found from the mapping's last 8 bytes, where its offset stands. */
 bool mem_view(struct mem_device *device)
 {
+    const struct nm_ring *ring;
     uint64_t shared_ofs;
 
     memcpy(&shared_ofs, device->base + device->bytes - sizeof(shared_ofs), sizeof(shared_ofs));
@@ -88,6 +89,10 @@ bool mem_view(struct mem_device *device)
     device->links = device->shared->links;
     device->bufs = device->shared->bufs;
     device->host = device->shared->host != 0;
+    ring = nm_tx_ring((struct nm_if *)(void *)(device->base + device->shared->if_ofs[0]), 0);
+    device->slots = ring->num_slots;
+    device->buf_size = ring->nr_buf_size;
+    device->bufs_ofs = (size_t)((const uint8_t *)ring - device->base + ring->buf_ofs);
     return true;
 }
 

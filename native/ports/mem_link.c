@@ -13,7 +13,6 @@
 
 #include "ports/handoff.h"
 #include "ports/mem.h"
-#include "ports/region.h"
 
 enum {
     EPOLL_LISTEN = UINT32_MAX,
@@ -103,160 +102,9 @@ void mem_unlisten(struct mem_device *device)
     close_fd(&device->epoll_fd);
 }
 
-/* No shard can still be inside a sync that began while the link was up. */
-static bool is_quiet(struct mem_device *device, uint32_t link)
-{
-    const struct mem_shared *shared = device->shared;
-
-    for (uint32_t ring = 0; ring < shared->rings; ring++) {
-        uint32_t then = shared->link[link].down_seq[ring];
-
-        if ((then & 1) && atomic_load(&shared->side[ring].sync_seq) == then) {
-            return false;
-        }
-    }
-    return true;
-}
-
-static void lane_reset(struct mem_lane *lane)
-{
-    atomic_store(&lane->head, 0);
-    atomic_store(&lane->tail, 0);
-    lane->stalled = 0;
-}
-
-static bool ring_possible(const struct mem_device *device, const struct nm_ring *ring)
-{
-    for (uint32_t i = 0; i < ring->num_slots; i++) {
-        if (!mem_buf_possible(device, ring->slot[i].buf_idx)) {
-            return false;
-        }
-    }
-    return true;
-}
-
-static bool lane_possible(const struct mem_device *device, const struct mem_lane *lane)
-{
-    for (uint32_t i = 0; i < MEM_CELLS; i++) {
-        if (!mem_buf_possible(device, lane->cell[i].buf_idx)) {
-            return false;
-        }
-    }
-    return true;
-}
-
-/* The last client may have left anything: its successor gets no index that is out of bounds. */
-static bool link_possible(const struct mem_device *device, uint32_t link)
-{
-    const struct mem_shared *shared = device->shared;
-    struct nm_if *nifp = (struct nm_if *)(void *)(device->base + shared->if_ofs[1 + link]);
-    bool possible =
-        ring_possible(device, nm_rx_ring(nifp, 0)) && ring_possible(device, nm_tx_ring(nifp, 0));
-
-    for (uint32_t ring = 0; ring < device->rings && possible; ring++) {
-        possible = lane_possible(device, &device->lanes[mem_lane_index(shared, link, ring, 0)]) &&
-                   lane_possible(device, &device->lanes[mem_lane_index(shared, link, ring, 1)]);
-    }
-    return possible;
-}
-
-void mem_link_break(struct mem_device *device, uint32_t link)
-{
-    atomic_store(&device->shared->link[link].broken, 1);
-    atomic_fetch_and(&device->shared->links_up, ~((uint64_t)1 << link));
-    atomic_fetch_and(&device->shared->links_read, ~((uint64_t)1 << link));
-}
-
-/* False: what the last client left cannot be used. */
-static bool link_reset(struct mem_device *device, uint32_t link)
-{
-    struct mem_shared *shared = device->shared;
-    struct nm_if *nifp = (struct nm_if *)(void *)(device->base + shared->if_ofs[1 + link]);
-    struct mem_side *side = &shared->side[shared->rings + link];
-
-    if (!mem_side_recover(device, shared->rings + link) || !link_possible(device, link)) {
-        return false;
-    }
-    region_reset_rx(nm_rx_ring(nifp, 0));
-    region_reset_tx(nm_tx_ring(nifp, 0));
-    side->tx_hwcur = 0;
-    memset(&side->counters, 0, sizeof(side->counters));
-    for (uint32_t ring = 0; ring < shared->rings; ring++) {
-        lane_reset(&device->lanes[mem_lane_index(shared, link, ring, false)]);
-        lane_reset(&device->lanes[mem_lane_index(shared, link, ring, true)]);
-    }
-    shared->link[link].generation++;
-    return true;
-}
-
-/* The rings have taken what the last client sent. */
-static bool is_drained(const struct mem_device *device, uint32_t link)
-{
-    for (uint32_t ring = 0; ring < device->rings; ring++) {
-        if (mem_lane_used(&device->lanes[mem_lane_index(device->shared, link, ring, false)]) != 0) {
-            return false;
-        }
-    }
-    return true;
-}
-
-/* From now on no sync that begins touches the link's lanes; is_quiet() tells of those inside. */
-static void keep_out(struct mem_device *device, uint32_t link)
-{
-    struct mem_shared *shared = device->shared;
-    uint64_t before = atomic_fetch_and(&shared->links_read, ~((uint64_t)1 << link));
-
-    for (uint32_t ring = 0; ring < shared->rings && (before >> link & 1); ring++) {
-        shared->link[link].down_seq[ring] = atomic_load(&shared->side[ring].sync_seq);
-    }
-}
-
-/* A link that is down: its number, -EAGAIN or -EBUSY as in mem_link_take(). */
-static int take_over(struct mem_device *device, uint32_t link)
-{
-    struct mem_shared *shared = device->shared;
-
-    keep_out(device, link);
-    if (!is_quiet(device, link)) {
-        return -EAGAIN;
-    }
-    if (!link_reset(device, link)) {
-        mem_link_break(device, link);
-        return -EBUSY;
-    }
-    atomic_store(&shared->link[link].up, 1);
-    atomic_fetch_or(&shared->links_read, (uint64_t)1 << link);
-    atomic_fetch_or(&shared->links_up, (uint64_t)1 << link);
-    return (int)link;
-}
-
-/* A link whose last frames nobody has taken is only the second choice. */
-int mem_link_take(struct mem_device *device, bool host)
-{
-    struct mem_shared *shared = device->shared;
-    int answer = -EBUSY;
-
-    for (int undrained = 0; undrained < 2 && answer == -EBUSY; undrained++) {
-        for (uint32_t link = 0; link < device->links && answer < 0; link++) {
-            if (mem_is_host_link(device, link) == host && !atomic_load(&shared->link[link].up) &&
-                !atomic_load(&shared->link[link].broken) &&
-                (undrained || is_drained(device, link))) {
-                int taken = take_over(device, link);
-
-                answer = taken == -EBUSY ? answer : taken;
-            }
-        }
-    }
-    return answer;
-}
-
-/* What it has sent can still be read: the end never overtakes the last frames. */
 void mem_link_drop(struct mem_device *device, uint32_t link)
 {
-    struct mem_shared *shared = device->shared;
-
-    atomic_fetch_and(&shared->links_up, ~((uint64_t)1 << link));
-    atomic_store(&shared->link[link].up, 0);
+    mem_link_leave(device, link);
     if (device->epoll_fd >= 0 && device->link_fd[link] >= 0) {
         /* a child that has not closed its copy yet would keep the hang-up coming, for the next
          * client of this link as well */

@@ -57,8 +57,21 @@ static uint32_t complete_step(const struct mem_intent *intent, void *to, void *f
     return done + 1;
 }
 
-/* A batch cut short: what was exchanged is published, in an order that may be cut short again. */
-static void complete_batch(struct mem_device *device, struct nm_ring *ring, struct mem_side *side)
+/* Of the cells behind `position`, those of whole frames. */
+static uint32_t whole_frames(struct mem_lane *lane, uint32_t position, uint32_t cells)
+{
+    while (cells > 0 && mem_cell_at(lane, position + cells - 1)->flags & NM_MOREFRAG) {
+        cells--;
+    }
+    return cells;
+}
+
+/*
+ * A batch cut short: what was exchanged is published, in an order that may be cut short again. With
+ * `last`, nobody will ever send the rest of a frame, which must not grow together with another's.
+ */
+static void complete_batch(struct mem_device *device, struct nm_ring *ring, struct mem_side *side,
+                           bool last)
 {
     const struct mem_intent *intent = &side->intent;
     struct mem_lane *lane = mem_lane_at(device, intent->lane);
@@ -66,10 +79,12 @@ static void complete_batch(struct mem_device *device, struct nm_ring *ring, stru
     struct mem_cell *cell = mem_cell_at(lane, intent->position + number);
     struct nm_slot *slot = &ring->slot[(intent->slot + number) % ring->num_slots];
     bool rx = intent->kind == MEM_INTENT_RX;
-    uint32_t done = 0;
+    /* what is published already is exchanged, and its cells are the other side's again */
+    uint32_t done = atomic_load(rx ? &lane->head : &lane->tail) - intent->position;
+    bool published = done != 0;
     uint32_t next;
 
-    if ((uint32_t)intent->step != 0) {
+    if (!published && (uint32_t)intent->step != 0) {
         done = rx ? complete_step(intent, slot, cell) : complete_step(intent, cell, slot);
     }
     next = (intent->slot + done) % ring->num_slots;
@@ -78,6 +93,7 @@ static void complete_batch(struct mem_device *device, struct nm_ring *ring, stru
         atomic_store(&lane->head, intent->position + done);
         __atomic_store_n(&ring->tail, next, __ATOMIC_RELEASE);
     } else {
+        done = last && !published ? whole_frames(lane, intent->position, done) : done;
         atomic_store(&lane->tail, intent->position + done);
         side->tx_hwcur = next;
     }
@@ -108,7 +124,7 @@ static bool intent_possible(const struct mem_device *device, uint32_t side,
            (saved == 0 || mem_buf_possible(device, saved));
 }
 
-bool mem_side_recover(struct mem_device *device, uint32_t index)
+static bool recover(struct mem_device *device, uint32_t index, bool last)
 {
     struct mem_side *side = &device->shared->side[index];
     bool server = index < device->rings;
@@ -122,7 +138,7 @@ bool mem_side_recover(struct mem_device *device, uint32_t index)
         if (!intent_possible(device, index, ring)) {
             return false;
         }
-        complete_batch(device, ring, side);
+        complete_batch(device, ring, side, last);
     }
     compiler_barrier();
     side->intent.kind = MEM_INTENT_NONE;
@@ -131,6 +147,16 @@ bool mem_side_recover(struct mem_device *device, uint32_t index)
     }
     atomic_store(&side->sleeping, 0);
     return true;
+}
+
+bool mem_side_recover(struct mem_device *device, uint32_t side)
+{
+    return recover(device, side, false);
+}
+
+bool mem_side_bury(struct mem_device *device, uint32_t side)
+{
+    return recover(device, side, true);
 }
 
 static int mem_recover(struct port *port)

@@ -141,8 +141,6 @@ int mem_rx_sync(struct port *port, uint64_t now_us)
     if (unlikely(port->rx->head >= place->slots || port->rx->tail >= place->slots)) {
         return mem_port_broken(port);
     }
-    atomic_fetch_add(&side->sync_seq, 1);
-    /* inside: of a link that was kept out before, the lanes are not touched */
     up = atomic_load(place->server ? &shared->links_read : &shared->links_up);
     for (uint32_t i = 0; i < n; i++) {
         uint32_t other = first + i < n ? first + i : first + i - n;
@@ -153,7 +151,6 @@ int mem_rx_sync(struct port *port, uint64_t now_us)
             frames += rx_lane(port, mem_lane_index(shared, link, ring, !place->server), link);
         }
     }
-    atomic_fetch_add(&side->sync_seq, 1);
     port->counters->rx_frames += frames;
     port->counters->rx_syncs += frames > 0;
     return 0; /* a client whose link was stopped in this sync hears of it in the next */

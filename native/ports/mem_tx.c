@@ -26,28 +26,27 @@ struct tx_run {
     struct exchange batch;
 };
 
-static void ring_the_bell(struct mem_device *device, struct port *port, uint32_t side)
+static void ring_the_bell(struct mem_device *device, struct port_counters *counters, uint32_t side)
 {
     static const uint64_t one = 1;
 
     if (atomic_load_explicit(&device->shared->side[side].sleeping, memory_order_relaxed)) {
-        port->counters->syscalls++;
+        counters->syscalls++;
         if (write(device->doorbell[side], &one, sizeof(one)) < 0) {
             ENSURE(errno == EAGAIN); /* already ringing */
         }
     }
 }
 
-static void wake_all(struct port *port, uint64_t woken)
+/* Of the sides from `base` on those in `woken`. */
+static void wake_all(struct mem_device *device, struct port_counters *counters, uint32_t base,
+                     uint64_t woken)
 {
-    const struct mem_place *place = mem_place_of(port);
-    uint32_t base = place->server ? place->device->rings : 0;
-
     if (woken) {
         atomic_thread_fence(memory_order_seq_cst); /* the frames, then whether readers sleep */
     }
     while (woken) {
-        ring_the_bell(place->device, port, base + (uint32_t)__builtin_ctzll(woken));
+        ring_the_bell(device, counters, base + (uint32_t)__builtin_ctzll(woken));
         woken &= woken - 1;
     }
 }
@@ -214,6 +213,14 @@ static uint64_t links_in_reach(const struct mem_place *place)
     return mem_is_host_ring(device, place->index) ? up & host : up & ~host;
 }
 
+/* The ring that a link's frame is for. */
+static uint32_t ring_of(const struct mem_device *device, uint32_t link, const uint8_t *frame,
+                        uint32_t len)
+{
+    return mem_is_host_link(device, link) ? device->rings - 1
+                                          : rss_queue(&device->shared->rss, frame, len);
+}
+
 /* The link or ring that a frame is for; -1: nobody. */
 static int target_of(const struct tx_run *run, const uint8_t *frame, uint32_t len)
 {
@@ -221,9 +228,7 @@ static int target_of(const struct tx_run *run, const uint8_t *frame, uint32_t le
     uint8_t mac[6];
 
     if (!run->place->server) {
-        return mem_is_host_link(device, run->place->index)
-                   ? (int)device->rings - 1
-                   : (int)rss_queue(&run->shared->rss, frame, len);
+        return (int)ring_of(device, run->place->index, frame, len);
     }
     if (mem_is_host_ring(device, run->place->index)) {
         return run->up ? (int)device->links - 1 : -1;
@@ -422,6 +427,58 @@ int mem_tx_sync(struct port *port, uint64_t now_us)
     __atomic_store_n(&ring->tail, side->tx_hwcur ? side->tx_hwcur - 1 : ring->num_slots - 1,
                      __ATOMIC_RELEASE);
     atomic_fetch_add(&side->sync_seq, 1);
-    wake_all(port, run.woken);
+    wake_all(place->device, port->counters, place->server ? place->device->rings : 0, run.woken);
     return likely(sound) ? 0 : mem_port_broken(port);
+}
+
+/* The rings whose lanes from a link hold frames. */
+static uint64_t rings_with_frames(const struct mem_device *device, uint32_t link)
+{
+    uint64_t rings = 0;
+
+    for (uint32_t ring = 0; ring < device->rings; ring++) {
+        uint32_t lane = mem_lane_index(device->shared, link, ring, false);
+
+        rings |= (uint64_t)(mem_lane_used(mem_lane_at(device, lane)) != 0) << ring;
+    }
+    return rings;
+}
+
+/* One frame that stays behind, at the ring it was for: nobody but the owner writes to that count.
+ */
+static void count_missed(struct mem_device *device, uint32_t link, uint64_t word)
+{
+    const uint8_t *frame =
+        device->base + device->bufs_ofs + (size_t)exchange_buf(word) * device->buf_size;
+    uint32_t to;
+
+    if (mem_buf_possible(device, exchange_buf(word)) && exchange_len(word) <= device->buf_size) {
+        to = ring_of(device, link, frame, exchange_len(word));
+        if (to < device->rings) {
+            device->shared->side[to].counters.rx_missed++;
+        }
+    }
+}
+
+void mem_tx_bury(struct mem_device *device, uint32_t link)
+{
+    struct mem_shared *shared = device->shared;
+    struct nm_if *nifp = (struct nm_if *)(void *)(device->base + shared->if_ofs[1 + link]);
+    const struct nm_ring *ring = nm_tx_ring(nifp, 0);
+    struct mem_side *side = &shared->side[device->rings + link];
+    uint32_t head = ring->head;
+    uint32_t at = side->tx_hwcur;
+    uint32_t first = at;
+
+    wake_all(device, &side->counters, 0, rings_with_frames(device, link));
+    while (head < device->slots && at < device->slots && at != head) {
+        uint64_t word = exchange_load(&ring->slot[first]);
+        bool more = ring->slot[at].flags & NM_MOREFRAG;
+
+        at = at + 1 == device->slots ? 0 : at + 1;
+        if (!more) {
+            count_missed(device, link, word);
+            first = at;
+        }
+    }
 }

@@ -241,10 +241,9 @@ struct two {
     struct device *device[2];
     struct mem_attachment *client;
     struct port *port[2];
-    int *code;     /* of what the child did */
-    int lock;      /* a new owner's, on an end that is dead */
-    bool quiet;    /* mem: no ring was inside a sync when the link was kept out */
-    uint32_t used; /* what its lane held then */
+    int *code;    /* of what the child did */
+    int lock;     /* a new owner's, on an end that is dead */
+    bool sending; /* mem: the ring was inside a sync that sends when the link went down */
     uint64_t now_us;
 };
 
@@ -464,45 +463,104 @@ static void mem_receive(void *arg)
     *two->code = two->port[0]->ops->rx_sync(two->port[0], 1);
 }
 
+static void mem_send(void *arg)
+{
+    struct two *two = arg;
+
+    *two->code = two->port[0]->ops->tx_sync(two->port[0], 1);
+}
+
+static void mem_send_up(struct two *two, uint32_t number)
+{
+    CHECK(soft_wire_put(two->port[1], everybody, sender, number));
+    soft_wire_tx(two->port[1]);
+}
+
+static int mem_next_client(struct two *two)
+{
+    int code = mem_attach_local(&two->client, two->device[0]);
+
+    if (code == 0) {
+        two->port[1] = mem_attachment_port(two->client);
+    }
+    return code;
+}
+
+/* A client whose frame is on its way up, and one down to it that is not sent yet. */
 static void mem_attach_anew(void *arg)
 {
     struct two *two = arg;
 
     take_all_and_wake(two);
     mem_detach(two->client);
-    CHECK_EQ(mem_attach_local(&two->client, two->device[0]), 0);
-    two->port[1] = mem_attachment_port(two->client);
-    send_one(two);
+    CHECK_EQ(mem_next_client(two), 0);
+    mem_send_up(two, 1);
+    soft_wire_tx(two->port[0]);
+    CHECK(soft_wire_put(two->port[0], everybody, sender, 3));
 }
 
-/* What mem_link_take() does before it gives the lanes to another client. */
-static void mem_keep_out(void *arg)
+/* The link's next client comes beside the ring's receive, and sends. */
+static void mem_turn_over(void *arg)
 {
     struct two *two = arg;
-    struct mem_shared *shared = mem_of(two)->shared;
 
-    atomic_fetch_and(&shared->links_read, ~(uint64_t)1);
-    two->used = mem_lane_used(mem_lane_at(mem_of(two), mem_lane_index(shared, 0, 0, false)));
-    two->quiet = !(atomic_load(&shared->side[0].sync_seq) & 1);
+    mem_detach(two->client);
+    CHECK_EQ(mem_next_client(two), 0);
+    mem_send_up(two, 2);
 }
 
-static void mem_stays_out(void *arg)
+static void mem_both_arrive(void *arg)
 {
     struct two *two = arg;
-    struct mem_device *mem = mem_of(two);
-    struct mem_lane *lane = mem_lane_at(mem, mem_lane_index(mem->shared, 0, 0, false));
 
-    CHECK(!two->quiet || mem_lane_used(lane) == two->used);
-    atomic_fetch_or(&mem->shared->links_read, 1);
+    CHECK_EQ(*two->code, 0);
+    soft_wire_rx(two->port[0]);
+    CHECK_EQ(soft_wire_take(two->port[0]), 1);
+    CHECK_EQ(soft_wire_take(two->port[0]), 2);
+    CHECK_EQ(soft_wire_take(two->port[0]), UINT32_MAX);
+    CHECK_EQ(device_audit(two->device[0]), 0);
 }
 
-static void a_link_that_was_taken_is_not_touched(void)
+static void the_last_frame_of_a_client_goes_before_the_next_ones(void)
 {
     struct two two;
 
     two_open(&two, "mem:order", "", NULL);
-    meet_everywhere(&(struct meeting){.act = mem_receive, .other = mem_keep_out, .arg = &two},
-                    mem_attach_anew, mem_stays_out);
+    meet_everywhere(&(struct meeting){.act = mem_receive, .other = mem_turn_over, .arg = &two},
+                    mem_attach_anew, mem_both_arrive);
+    two_close(&two);
+}
+
+/* Beside a sync that sends to it, a link is not given to its next client. */
+static void mem_turn_over_unless_sent_to(void *arg)
+{
+    struct two *two = arg;
+
+    two->sending = atomic_load(&mem_of(two)->shared->side[0].sync_seq) & 1;
+    mem_detach(two->client);
+    CHECK_EQ(mem_next_client(two), two->sending ? -EAGAIN : 0);
+}
+
+static void mem_sees_none_of_the_last_ones(void *arg)
+{
+    struct two *two = arg;
+
+    if (two->sending) {
+        CHECK_EQ(mem_next_client(two), 0);
+        soft_wire_rx(two->port[1]);
+        CHECK_EQ(soft_wire_take(two->port[1]), UINT32_MAX);
+    }
+    CHECK_EQ(device_audit(two->device[0]), 0);
+}
+
+static void what_was_sent_to_a_client_does_not_reach_the_next(void)
+{
+    struct two two;
+
+    two_open(&two, "mem:order", "", NULL);
+    meet_everywhere(
+        &(struct meeting){.act = mem_send, .other = mem_turn_over_unless_sent_to, .arg = &two},
+        mem_attach_anew, mem_sees_none_of_the_last_ones);
     two_close(&two);
 }
 
@@ -515,7 +573,10 @@ int main(int argc, char **argv)
         {"no frame is slept over", no_frame_is_slept_over},
         {"an end that opens again stays up", an_end_that_opens_again_stays_up},
         {"a port that opens again stays up", a_port_that_opens_again_stays_up},
-        {"a link that was taken is not touched", a_link_that_was_taken_is_not_touched},
+        {"the last frame of a client goes before the next one's",
+         the_last_frame_of_a_client_goes_before_the_next_ones},
+        {"what was sent to a client does not reach the next",
+         what_was_sent_to_a_client_does_not_reach_the_next},
     };
 
     return check_run(cases, sizeof(cases) / sizeof(cases[0]), argc, argv);
