@@ -231,6 +231,54 @@ static void a_record_of_another_link_s_lane_is_not_followed(void)
     device_close(device);
 }
 
+/* The link of a client that has gone is given to nobody any more, and the honest one goes on. */
+static void check_not_given_out_and_close(void)
+{
+    struct mem_attachment *next;
+
+    mem_detach(links[1]);
+    CHECK_EQ(mem_attach_local(&next, device), -EBUSY);
+    CHECK_EQ(server->counters->rx_missed, 0);
+    check_others_go_on();
+    mem_detach(links[0]);
+    device_close(device);
+}
+
+/* What is on its way to a ring stays there for the next client: not if it cannot be true. */
+static void nonsense_on_its_way_is_not_handed_on(void)
+{
+    open_nic();
+    CHECK_EQ(send_frame(port_of(1), mem_attachment_mac(links[1], true)), 0);
+    hostile_lane(false)->cell[0].flags = NM_MOREFRAG; /* a frame that never ends */
+    check_not_given_out_and_close();
+    open_nic();
+    CHECK_EQ(send_frame(port_of(1), mem_attachment_mac(links[1], true)), 0);
+    hostile_lane(false)->cell[0].len = UINT16_MAX;
+    check_not_given_out_and_close();
+    open_nic();
+    atomic_store(&hostile_lane(false)->tail, MEM_CELLS + 1);
+    check_not_given_out_and_close();
+}
+
+/* A wild TX ring of a client that has gone: nothing of it is followed, or counted. */
+static void a_wild_ring_of_a_dead_client_is_not_counted(void)
+{
+    open_nic();
+    port_of(1)->tx->slot[0].buf_idx = mem->shared->bufs;
+    port_of(1)->tx->slot[0].len = 64;
+    port_of(1)->tx->head = 1;
+    check_not_given_out_and_close();
+    open_nic();
+    port_of(1)->tx->num_slots = 1 << 20;
+    port_of(1)->tx->head = 1 << 19;
+    check_not_given_out_and_close();
+    open_nic();
+    mem->shared->side[1 + 1].tx_hwcur = UINT32_MAX;
+    port_of(1)->tx->buf_ofs = INT64_MAX / 2;
+    port_of(1)->tx->num_slots = 0;
+    check_not_given_out_and_close();
+}
+
 int main(int argc, char **argv)
 {
     static const struct check_case cases[] = {
@@ -250,6 +298,9 @@ int main(int argc, char **argv)
          a_wild_record_of_a_dead_client_is_not_followed},
         {"a record of another link's lane is not followed",
          a_record_of_another_link_s_lane_is_not_followed},
+        {"nonsense on its way is not handed on", nonsense_on_its_way_is_not_handed_on},
+        {"a wild ring of a dead client is not counted",
+         a_wild_ring_of_a_dead_client_is_not_counted},
     };
 
     return check_run(cases, sizeof(cases) / sizeof(cases[0]), argc, argv);
