@@ -63,7 +63,8 @@ struct port_counters {
     _Alignas(CACHE_LINE) uint64_t rx_frames;
     uint64_t rx_bytes;
     uint64_t rx_syncs;  /* syncs that brought at least one frame */
-    uint64_t rx_missed; /* frames for this ring that found no room, where the backend knows */
+    uint64_t rx_missed; /* frames for this ring that found no room, where the backend knows; of
+                         * mem: those that a client left behind, counted by the owner */
     uint64_t tx_frames;
     uint64_t tx_bytes;
     uint64_t tx_syncs;   /* syncs that sent at least one frame */
