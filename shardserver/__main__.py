@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from typing import TextIO
 
-from shardserver import cli
+
+def _stream(fd: int, mode: str) -> TextIO:
+    return os.fdopen(fd, mode, closefd=False)
+
+
+def open_missing_streams() -> None:
+    """A standard stream that was closed is /dev/null: else a socket would get its number."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number free
+    sys.stdin = sys.stdin or _stream(0, "r")
+    sys.stdout = sys.stdout or _stream(1, "w")
+    sys.stderr = sys.stderr or _stream(2, "w")
+    if sys.stdout.encoding.lower() != "utf-8":
+        sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
 
 
 def main() -> None:
     """Ends the process with the command's exit code."""
+    open_missing_streams()
+    from shardserver import cli
+
     sys.exit(cli.main())
 
 

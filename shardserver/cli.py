@@ -6,6 +6,7 @@ output. Exit codes: shardserver.errors.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import signal
@@ -85,14 +86,25 @@ _COMMANDS: dict[str, Callable[[Any], int]] = {
 
 
 def report(error: ShardserverError, as_json: bool) -> int:
-    """Prints an error; returns its exit code."""
+    """Prints an error; returns its exit code. Where no document can be written, the lines are."""
     if as_json:
-        print(protocol.pretty(protocol.error_document(error)))
-    else:
+        with contextlib.suppress(OSError):
+            print(protocol.pretty(protocol.error_document(error)), flush=True)
+            return error.exit_code
+    with contextlib.suppress(OSError):
         print(f"error: {error.message}", file=sys.stderr)
         if error.hint:
             print(f"       {error.hint}", file=sys.stderr)
+    _drop_output()
     return error.exit_code
+
+
+def _drop_output() -> None:
+    """What has no reader, or no room, is dropped here: the interpreter's end would try again."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _run(argv: Sequence[str]) -> int:
@@ -117,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ShardserverError as error:
         return report(error, as_json)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader has seen enough
+        _drop_output()
         return 128 + signal.SIGPIPE
     except OSError as error:
         return report(from_os_error(error), as_json)

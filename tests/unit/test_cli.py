@@ -170,6 +170,35 @@ def test_a_closed_pipe_is_no_traceback(runtime: str) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "code", "err"),
+    [
+        (">&-", 0, ""),
+        ("2>&-", 0, ""),
+        ("<&- >&- 2>&-", 0, ""),
+        (">/dev/full", 1, "error: No space left on device\n       free some space\n"),
+        ("--nope --json >/dev/full", 2, "error: unrecognized option --nope"),
+    ],
+)
+def test_output_that_nobody_takes_is_no_traceback(words: str, code: int, err: str) -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m shardserver start --device mem:x --dry-run {words}",
+        shell=True, capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr[: len(err)]) == (code, err)
+    assert "Traceback" not in done.stderr
+
+
+def test_a_terminal_of_ascii_shows_what_it_can() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "shardserver"], capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "tools sink|gen|? " in done.stdout
+
+
 def test_a_missing_server_is_told_at_once(runtime: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "shardserver", "status"],
