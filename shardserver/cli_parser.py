@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
+import textwrap
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -12,15 +13,15 @@ from shardserver import __version__, config
 from shardserver.errors import EXIT_CODES, UsageError
 
 SUMMARY = """\
-shardserver: a TCP server on network-card rings, one pinned worker and stack per ring.
+shardserver: a TCP server on network-card rings, one pinned worker per ring.
 
-  shardserver demo                   shards on a software NIC, verified echo; no root
-  shardserver start --iface eth0     serve on an interface; --device mem:NAME needs none
-  shardserver devices | doctor       interfaces here, and what keeps them from serving
-  shardserver status | stats | ss    what runs, how fast, each connection; stop: drain and stop
-  shardserver load 10.0.0.1          many verified connections against a server
-  shardserver tools sink|gen|…       single rings: count, generate, forward, ping, spread
-  shardserver COMMAND -h             every option"""
+  shardserver demo                  software NIC, verified echo; no root
+  shardserver start --iface eth0    serve on it; --device mem:NAME needs none
+  shardserver devices | doctor      interfaces, and what keeps them from serving
+  shardserver status | stats | ss   what runs, how fast, each connection
+  shardserver load 10.0.0.1         many verified connections against a server
+  shardserver tools sink|gen|…      single rings: count, generate, ping
+  shardserver COMMAND -h            every option"""
 
 
 SECONDS_MIN, SECONDS_MAX = 0.1, 86400.0
@@ -38,6 +39,10 @@ class Parser(argparse.ArgumentParser):
         found = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
         if found and "COMMAND" in message:
             raise unknown_command(found[1], re.findall(r"[\w-]+", found[2]))
+        choice = re.fullmatch(r"argument (\S+): invalid choice: '(.*)' \(choose from (.*)\)", message)
+        if choice:
+            known = ", ".join(re.findall(r"[\w-]+", choice[3]))
+            message = f'{_long(choice[1])} "{choice[2]}": expected one of {known}'
         named = re.fullmatch(r"argument (\S+): (\".*\": expected .*)", message)
         if named:
             message = f"{_long(named[1])} {named[2]}"
@@ -99,7 +104,8 @@ def unknown_option(word: str, parser: Parser) -> UsageError:
 
 
 def _exit_codes() -> str:
-    return "exit codes: " + "; ".join(f"{code} {text}" for code, text in EXIT_CODES.items())
+    codes = "; ".join(f"{code} {text}" for code, text in EXIT_CODES.items())
+    return textwrap.fill(f"exit codes: {codes}", 78)  # some parsers print it as it is
 
 
 def _instance_options(parser: argparse.ArgumentParser) -> None:
@@ -177,22 +183,34 @@ def _add_clients(commands: Any) -> None:
         "--count", type=_count, default=0, metavar="N", help="stop after N intervals"
     )
     _timeout_option(stats, 5.0)
-    restart = commands.add_parser("restart", help="replace workers; connections live on")
+    restart = commands.add_parser(
+        "restart", help="replace workers; connections live on", epilog=_exit_codes()
+    )
     _instance_options(restart)
     restart.add_argument("shards", nargs="*", type=int, metavar="SHARD", help="default: all")
     _timeout_option(restart, 5.0)
 
 
 def _add_demo(commands: Any) -> None:
-    demo = commands.add_parser("demo", help="a server and its clients, in seconds")
+    demo = commands.add_parser(
+        "demo", help="a server and its clients, in seconds", epilog=_exit_codes()
+    )
     demo.add_argument("--real", action="store_true", help="with Linux's own TCP as the client")
     demo.add_argument("--json", action="store_true", help="the result as JSON")
-    demo.add_argument("--workers", type=int, default=0, metavar="N", help="shards")
+    demo.add_argument("--workers", type=int, default=0, metavar="N", help="shards (default: 2)")
     engines = ("native", "picotcp")
-    demo.add_argument("--engine", choices=engines, default="native", help="TCP/IP stack: native")
-    demo.add_argument("-c", "--connections", type=int, default=200, metavar="N")
-    demo.add_argument("-d", "--duration", default="3s", metavar="SECONDS")
-    demo.add_argument("-s", "--size", default="64", metavar="BYTES", help="of a message")
+    demo.add_argument(
+        "--engine", choices=engines, default="native", help="TCP/IP stack (default: native)"
+    )
+    demo.add_argument(
+        "-c", "--connections", type=int, default=200, metavar="N", help="clients (default: 200)"
+    )
+    demo.add_argument(
+        "-d", "--duration", default="3s", metavar="SECONDS", help="3, 500ms (default: 3s)"
+    )
+    demo.add_argument(
+        "-s", "--size", default="64", metavar="BYTES", help="of a message (default: 64)"
+    )
 
 
 def make() -> tuple[Parser, dict[str, Parser]]:
@@ -217,7 +235,9 @@ def make() -> tuple[Parser, dict[str, Parser]]:
     sockets = cli_ss_options.add(commands, _exit_codes())
     _instance_options(sockets)
     _timeout_option(sockets, 5.0)
-    add_load_arguments(commands.add_parser("load", help="verified load against a server"))
+    add_load_arguments(
+        commands.add_parser("load", help="verified load against a server", epilog=_exit_codes())
+    )
     _add_demo(commands)
     cli_nic_options.add(commands, _exit_codes())
     add_tool_arguments(commands.add_parser("tools", help="loops on single rings"))
@@ -233,6 +253,12 @@ def make() -> tuple[Parser, dict[str, Parser]]:
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The parsed command line; UsageError says what is wrong with it."""
     parser, commands = make()
+    option = argv[0].partition("=")[0] if argv else ""
+    if option.startswith("-") and option not in parser.options():
+        raise UsageError(
+            f"{option} is no option before a command{config.suggest(option, parser.options())}",
+            "shardserver COMMAND [options]; shardserver -h lists the commands",
+        )
     found, rest = parser.parse_known_args(argv)
     if rest:
         raise unknown_option(rest[0], commands.get(found.command, parser))

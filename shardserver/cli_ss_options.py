@@ -6,11 +6,13 @@ import argparse
 from typing import Any
 
 _DESCRIPTION = """\
-Lists the connections of all shards. It reads their memory, so a worker that hangs hides nothing; a
-connection is shown as its worker committed it last. Numbers are always shown as numbers: -n names
-the instance, as with every command. Without -a, -l or a state in the filter: all but listening,
-syn-recv and time-wait. FILTER is that of ss: state NAME, exclude NAME, sport and dport with = != <
-> <= >= and :PORT, src and dst with ADDRESS[/PREFIX][:PORT], joined by and, or, not, ( ).
+Lists the connections of all shards. It reads their memory, so a worker that
+hangs hides nothing; a connection is shown as its worker committed it last.
+Numbers are always shown as numbers: -n names the instance, as with every
+command. Without -a, -l or a state in the filter: all but listening, syn-recv
+and time-wait. FILTER is that of ss: state NAME, exclude NAME, sport and dport
+with = != < > <= >= and :PORT, src and dst with ADDRESS[/PREFIX][:PORT],
+joined by and, or, not, ( ).
 
   shardserver ss -i state established dport = :51544
   shardserver ss -a '( src 10.0.0.1:80 or sport = :7 ) and not dst 10.0.0.0/8'"""

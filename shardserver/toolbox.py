@@ -37,12 +37,14 @@ _ROLES = {
 _WIRE_BYTES = 24  # of a frame on an Ethernet: checksum, preamble, gap
 
 EPILOG = """\
-A port is BACKEND:NAME. mem:NAME is both sides of a software NIC: the first to open it is the card,
-everybody else a cable (--role decides otherwise); mem:NAME^ is the host of one with host rings,
-mem:NAME*. mem:NAME{0 and mem:NAME}0 are the ends of a pipe, mem:NAME{0@REGION of one that shares,
+A port is BACKEND:NAME. mem:NAME is both sides of a software NIC: the first to
+open it is the card, everybody else a cable (--role decides otherwise);
+mem:NAME^ is the host of one with host rings, mem:NAME*. mem:NAME{0 and
+mem:NAME}0 are the ends of a pipe, mem:NAME{0@REGION of one that shares,
 vale:SWITCH:PORT a port of a software switch; packet:IFACE an interface.
 
-  shardserver tools sink mem:a 7 &  shardserver tools gen mem:a --dst 10.1.0.1:7 --seconds 3"""
+  shardserver tools sink mem:a 7 &
+  shardserver tools gen mem:a --dst 10.1.0.1:7 --seconds 3"""
 
 
 def _common(parser: argparse.ArgumentParser, tool: str) -> None:

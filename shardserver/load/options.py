@@ -46,22 +46,21 @@ class LoadRequest:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `shardserver load`."""
-    parser.add_argument("target", metavar="TARGET", help="IP[:PORT], or mem:NAME[:PORT]")
-    parser.add_argument("-c", "--connections", type=int, default=100, metavar="N")
-    parser.add_argument("-d", "--duration", default="10s", metavar="SECONDS", help="10, 500ms")
-    parser.add_argument("-s", "--size", default="64", metavar="BYTES", help="of a message")
-    parser.add_argument("--pipeline", type=int, default=1, metavar="N", help="messages in flight")
-    parser.add_argument(
-        "--messages", type=int, default=0, metavar="N", help="per connection, then close"
-    )
-    parser.add_argument("--processes", type=int, default=0, metavar="N", help="default: CPUs, <= 4")
-    parser.add_argument("--seed", type=int, default=1, metavar="N", help="of every byte sent")
-    parser.add_argument("--timeout", default="20s", metavar="TIME", help="of a silent connection")
-    parser.add_argument("--ip", default="", metavar="IP", help="of the server on a mem: device")
-    parser.add_argument("--source", default="", metavar="IP[-IP]", help="addresses to bind")
-    parser.add_argument("--faults", default="", metavar="SPEC", help="mem: drop=5%%,dup=2%%,...")
-    parser.add_argument("-n", "--name", default="", metavar="INSTANCE", help="show its shards")
-    parser.add_argument("--json", action="store_true", help="the report as JSON")
+    add = parser.add_argument
+    add("target", metavar="TARGET", help="IP[:PORT], or mem:NAME[:PORT]; port 7 by default")
+    add("-c", "--connections", type=int, default=100, metavar="N", help="default: 100")
+    add("-d", "--duration", default="10s", metavar="SECONDS", help="10, 500ms (default: 10s)")
+    add("-s", "--size", default="64", metavar="BYTES", help="of a message (default: 64)")
+    add("--pipeline", type=int, default=1, metavar="N", help="messages in flight (default: 1)")
+    add("--messages", type=int, default=0, metavar="N", help="per connection, then close")
+    add("--processes", type=int, default=0, metavar="N", help="default: CPUs, <= 4")
+    add("--seed", type=int, default=1, metavar="N", help="of every byte sent (default: 1)")
+    add("--timeout", default="20s", metavar="TIME", help="of a silent connection (default: 20s)")
+    add("--ip", default="", metavar="IP", help="of the server on a mem: device")
+    add("--source", default="", metavar="IP[-IP]", help="addresses to bind")
+    add("--faults", default="", metavar="SPEC", help="mem: drop=5%%,dup=2%%,...")
+    add("-n", "--name", default="", metavar="INSTANCE", help="show its shards")
+    add("--json", action="store_true", help="the report as JSON")
 
 
 def _split_port(text: str) -> tuple[str, int]:

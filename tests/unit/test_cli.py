@@ -42,11 +42,21 @@ def test_the_bare_command_says_what_to_do(capsys: pytest.CaptureFixture[str]) ->
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_has_help(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit) as ended:
         cli.main([command, "-h"])
     assert ended.value.code == 0
-    assert f"usage: shardserver {command}" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert f"usage: shardserver {command}" in out
+    assert max(map(len, out.splitlines())) <= 80
+    assert command == "tools" or "exit codes: 0 done" in out
+
+
+def test_the_summary_fits_a_terminal() -> None:
+    assert max(map(len, cli_parser.SUMMARY.splitlines())) <= 80
 
 
 def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -80,7 +90,7 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
          "error: nosuch0: this network namespace has no interface nosuch0"),
         (["start", "-c", "/nonexistent.toml"], 78, "error: /nonexistent.toml: cannot be read"),
         (["nic"], 2, "error: the following arguments are required: show|restore"),
-        (["nic", "undo"], 2, "error: argument show|restore: invalid choice: 'undo'"),
+        (["nic", "undo"], 2, 'error: show|restore "undo": expected one of show, restore'),
         (["nic", "show", "nosuch0"], 6, "error: nosuch0: this network namespace has no such"),
         (["doctor", "nosuch0"], 6, "error: nosuch0: this network namespace has no such"),
         (["confirm"], 3, 'error: no server named "default" is running'),
@@ -97,6 +107,9 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         (["stats", "--count", "-1"], 2, 'error: --count "-1": expected a number'),
         (["status", "--timeout", "0"], 2, 'error: --timeout "0": expected seconds from 0.1'),
         (["stop", "--timeout", "soon"], 2, 'error: --timeout "soon": expected seconds'),
+        (["--workers", "4", "start"], 2, "error: --workers is no option before a command\n"),
+        (["--verson"], 2, 'error: --verson is no option before a command; did you mean "--version"'),
+        (["demo", "--engine", "x"], 2, 'error: --engine "x": expected one of native, picotcp'),
         (["restart", "x"], 2, 'error: SHARD "x": expected a number'),
     ],
 )  # fmt: skip
