@@ -73,18 +73,13 @@ def choose_backend(
 
     `refused`: what cannot be opened on this interface, and why.
     """
-    known = (*LADDER, *SOFTWARE, "tap", "pcap", "vde")
     if wanted.backend != "auto":
         if wanted.backend in available:
             return wanted.backend, ()
-        if wanted.backend in known:
-            raise DeviceUnavailableError(
-                f"{wanted}: the backend {wanted.backend} is not in this build",
-                f"this build has {', '.join(available)}: give --device "
-                f"{'packet:' + wanted.name if 'packet' in available else 'mem:NAME'}",
-            )
-        raise UsageError(
-            f"{wanted}: unknown backend {wanted.backend}", f"backends are {', '.join(available)}"
+        raise DeviceUnavailableError(
+            f"{wanted}: the backend {wanted.backend} is not in this build",
+            f"this build has {', '.join(available)}: give --device "
+            f"{'packet:' + wanted.name if 'packet' in available else 'mem:NAME'}",
         )
     ladder: list[str] = []
     for backend in LADDER:
@@ -123,15 +118,50 @@ def _host_side(device: DeviceName, address: Address, topology: Topology) -> tupl
     return (f"the host reaches the server once its side has an address: {command}",)
 
 
-def _address(config: Config, device: DeviceName, topology: Topology) -> Address:
-    if config.ip is None:
-        if device.backend in SOFTWARE:
-            return MEM_ADDRESS
+def _check_card(config: Config, device: DeviceName, topology: Topology) -> None:
+    """What would change a card is not passed over where there is none."""
+    if topology.interface is not None and device.backend not in SOFTWARE:
+        return
+    asked = {
+        f"--offloads {config.offloads}": config.offloads != "auto",
+        "--promisc": config.promisc,
+        f"--channels {config.channels}": config.channels,
+        f"--rss {','.join(config.rss)}": config.rss,
+    }
+    for flag, given in asked.items():
+        if given:
+            raise ConfigInvalidError(
+                f"{device}: {flag} is for a network card, and there is none behind it",
+                "leave it out",
+            )
+
+
+def _address(config: Config, device: DeviceName) -> Address:
+    address = config.ip
+    if address is None and device.backend in SOFTWARE:
+        address = MEM_ADDRESS
+    if address is None:
         raise UsageError(
             f"{device}: no address for the server",
             "give --ip ADDRESS/PREFIX: one of the interface's network that no host uses",
         )
-    return config.ip
+    _check_gateway(config.gateway, address)
+    return address
+
+
+def _check_gateway(gateway: int | None, address: Address) -> None:
+    """A next hop is asked for on the wire: elsewhere nobody would answer. A /32 has no network."""
+    if gateway is None:
+        return
+    text = values.ip_text(gateway)
+    if gateway == address.ip:
+        raise ConfigInvalidError(f"--gateway {text} is the server's own address", "leave it out")
+    rest = 32 - address.prefix
+    if rest and gateway >> rest != address.ip >> rest:
+        raise ConfigInvalidError(
+            f"--gateway {text} is not in the network of {address}",
+            "give a next hop of that network, or --ip with another prefix",
+        )
 
 
 def _sharing(config: Config, device: DeviceName, address: Address, topology: Topology) -> Sharing:
@@ -154,10 +184,9 @@ def _usable(config: Config, topology: Topology) -> tuple[Cpu, ...]:
     by_id = {cpu.id: cpu for cpu in topology.cpus}
     missing = [cpu for cpu in config.cpus if cpu not in by_id]
     if missing:
-        allowed = ",".join(str(cpu.id) for cpu in topology.cpus)
         raise ConfigInvalidError(
-            f"--cpus: this process may not use CPU {', '.join(map(str, missing))}",
-            f"CPUs allowed here: {allowed}",
+            f"--cpus: this process may not use CPU {values.list_text(missing)}",
+            f"CPUs allowed here: {values.list_text([cpu.id for cpu in topology.cpus])}",
         )
     return tuple(by_id[cpu] for cpu in config.cpus)
 
@@ -249,7 +278,8 @@ def make(
             f"{device} is on NUMA node {node}, and no CPU allowed is",
             "give --cpus of that node, or --numa prefer",
         )
-    address = _address(config, device, topology)
+    _check_card(config, device, topology)
+    address = _address(config, device)
     shares = _sharing(config, device, address, topology)
     count = _worker_count(config, device, _taken(topology, shares.queues), len(order))
     return Plan(

@@ -62,7 +62,7 @@ _SERVER = (
     Setting(
         "iface",
         "server",
-        values.parse_optional_text,
+        values.parse_interface,
         "",
         "NAME",
         "network interface; the same as --device auto:NAME",
@@ -81,10 +81,10 @@ _SERVER = (
     Setting(
         "backend",
         "server",
-        values.parse_text,
+        _one_of("auto", *values.BACKENDS),
         "auto",
         "NAME",
-        "auto, netmap, xdp, packet, tap, pcap or mem: how the interface's rings are opened",
+        f"auto, {', '.join(values.BACKENDS)}: how the interface's rings are opened",
     ),
     Setting(
         "engine",
@@ -137,7 +137,7 @@ _SERVER = (
     Setting(
         "gateway",
         "server",
-        _or_none(values.parse_ip),
+        _or_none(values.parse_gateway),
         "",
         "ADDRESS",
         "next hop for addresses outside the prefix",
@@ -180,7 +180,7 @@ _SERVER = (
     Setting(
         "boot_timeout",
         "server",
-        values.parse_duration_us,
+        values.parse_time_us,
         "10s",
         "TIME",
         "how long a worker may take until it serves",
@@ -199,17 +199,17 @@ _TCP = (
     Setting(
         "rto_min",
         "tcp",
-        values.parse_duration_us,
+        values.parse_time_us,
         "200ms",
         "TIME",
         "shortest retransmission timeout",
     ),
-    Setting("delack", "tcp", values.parse_duration_us, "40ms", "TIME", "longest delay of an ACK"),
-    Setting("time_wait", "tcp", values.parse_duration_us, "60s", "TIME", "stay in TIME-WAIT"),
+    Setting("delack", "tcp", values.parse_time_us, "40ms", "TIME", "longest delay of an ACK"),
+    Setting("time_wait", "tcp", values.parse_time_us, "60s", "TIME", "stay in TIME-WAIT"),
     Setting(
         "retries_max",
         "tcp",
-        values.parse_count,
+        values.parse_retries,
         "15",
         "N",
         "retransmissions before a connection is given up",
@@ -220,7 +220,7 @@ _TCP = (
     Setting(
         "rcv_buf",
         "tcp",
-        values.parse_size,
+        values.parse_buffer,
         "256k",
         "SIZE",
         "bytes that a connection may have unread",
@@ -228,7 +228,7 @@ _TCP = (
     Setting(
         "snd_buf",
         "tcp",
-        values.parse_size,
+        values.parse_buffer,
         "256k",
         "SIZE",
         "bytes that a connection may have unsent",
@@ -236,14 +236,14 @@ _TCP = (
     Setting(
         "backlog_max",
         "tcp",
-        values.parse_count,
+        values.parse_some,
         "4096",
         "N",
         "connections per shard that may be half open",
     ),
 )
 _LIMITS = (
-    Setting("conns_max", "limits", values.parse_count, "16384", "N", "connections per shard"),
+    Setting("conns_max", "limits", values.parse_some, "16384", "N", "connections per shard"),
     Setting(
         "actives_max",
         "limits",
@@ -255,7 +255,7 @@ _LIMITS = (
     Setting(
         "chunks_max",
         "limits",
-        values.parse_count,
+        values.parse_some,
         "16384",
         "N",
         "payload buffers of 2 KiB per shard",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 SERVICE_PORTS = {
@@ -16,6 +17,8 @@ _DURATION_US = {"us": 1, "ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": 3_60
 _SIZE = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
 _DIGITS_MAX = 20  # of 2^64; int() refuses thousands of digits in words of its own
 _RINGS_MAX = 64
+RETRIES_MAX = 255  # a connection counts them in a byte
+BACKENDS = ("netmap", "xdp", "packet", "tap", "pcap", "vde", "vale", "mem")
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off"}
 
@@ -104,6 +107,22 @@ def parse_count(text: str) -> int:
     return number
 
 
+def parse_some(text: str) -> int:
+    """A whole number from 1 to 2^32 - 1: 0 would not mean what it says."""
+    number = _whole(text, 0xFFFFFFFF)
+    if number < 1:
+        raise ValueError("expected a whole number, 1 or more")
+    return number
+
+
+def parse_retries(text: str) -> int:
+    """How often something is tried again."""
+    number = _whole(text, RETRIES_MAX)
+    if number < 1:
+        raise ValueError(f"expected a number from 1 to {RETRIES_MAX}")
+    return number
+
+
 def parse_mtu(text: str) -> int:
     """Bytes of the largest packet; 0 leaves it to the device."""
     number = _whole(text, 9000)
@@ -146,6 +165,14 @@ def parse_duration_us(text: str) -> int:
     return round(float(found[1]) * _DURATION_US[found[2]])
 
 
+def parse_time_us(text: str) -> int:
+    """A duration in microseconds that is not zero."""
+    us = parse_duration_us(text)
+    if us == 0:
+        raise ValueError("expected a duration above zero, such as 200ms or 1s")
+    return us
+
+
 def parse_seconds_us(text: str) -> int:
     """A duration in microseconds; a number without a unit is seconds."""
     bare = re.fullmatch(r"\d+(?:\.\d+)?", text, re.ASCII)
@@ -158,6 +185,14 @@ def parse_size(text: str) -> int:
     if not found or int(found[1]) * _SIZE[found[2]] > 0xFFFFFFFF:
         raise ValueError("expected a size such as 65536, 256k or 1m")
     return int(found[1]) * _SIZE[found[2]]
+
+
+def parse_buffer(text: str) -> int:
+    """Bytes of a connection's buffer: the core takes 0 for its default."""
+    size = parse_size(text)
+    if not 4096 <= size < 1 << 30:
+        raise ValueError("expected a size from 4k to below 1g")
+    return size
 
 
 def parse_ip(text: str) -> int:
@@ -177,9 +212,27 @@ def parse_address(text: str) -> Address:
         raise ValueError("expected an address and prefix such as 10.0.0.1/24") from None
     if slash and _whole(prefix, 32) < 0:
         raise ValueError("expected a prefix of 0 to 32, as in 10.0.0.1/24")
-    if number == 0 or number >= 0xE0000000 or number >> 24 == 127:
+    if not _is_host(number):
         raise ValueError("expected a host's address, not zero, loopback, multicast or class E")
-    return Address(number, int(prefix) if slash else 24)
+    found = Address(number, int(prefix) if slash else 24)
+    rest = (1 << (32 - found.prefix)) - 1
+    if found.prefix < 31 and number & rest in (0, rest):
+        which = "broadcast" if number & rest else "network"
+        raise ValueError(f"expected a host's address, not the {which} address of its prefix")
+    return found
+
+
+def _is_host(number: int) -> bool:
+    """Whether a machine can have it: no group, not this host itself."""
+    return 0 < number < 0xE0000000 and number >> 24 != 127
+
+
+def parse_gateway(text: str) -> int:
+    """The IPv4 address of a next hop, in host order."""
+    number = parse_ip(text)
+    if not _is_host(number):
+        raise ValueError("expected a host's address, not zero, loopback, multicast or class E")
+    return number
 
 
 def parse_mac(text: str) -> bytes:
@@ -210,7 +263,7 @@ def parse_rss(text: str) -> tuple[str, ...]:
     found: list[str] = []
     for word in [] if text == "keep" else text.split(","):
         head, colon, count = word.partition(":")
-        counted = count.isascii() and count.isdigit() and 1 <= int(count) <= 1024
+        counted = _whole(count, 1024) >= 1
         known = word in ("symmetric", "equal") or (head == "equal" and counted)
         if not known or (colon and not counted) or head in [w.partition(":")[0] for w in found]:
             raise ValueError("expected keep, symmetric, equal, equal:N or symmetric,equal:N")
@@ -251,7 +304,16 @@ def parse_device(text: str) -> DeviceName:
         backend, name = "netmap", text
     if not colon or not backend or not re.fullmatch(r"[\x21-\x7e]{1,48}", name):
         raise ValueError("expected BACKEND:NAME such as packet:eth0, xdp:eth0:copy or mem:test")
+    if backend not in ("auto", *BACKENDS):
+        raise ValueError(f"expected BACKEND:NAME with one of {', '.join(BACKENDS)}")
     return DeviceName(backend, name)
+
+
+def parse_interface(text: str) -> str:
+    """A network interface's name, or ""."""
+    if text.partition(":")[0] in BACKENDS and ":" in text:
+        raise ValueError(f"expected an interface's name; as a device it is --device {text}")
+    return text
 
 
 def parse_instance(text: str) -> str:
@@ -259,6 +321,17 @@ def parse_instance(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}", text):
         raise ValueError("expected a name of letters, digits, '-', '_' and '.', at most 32")
     return text
+
+
+def list_text(numbers: Iterable[int]) -> str:
+    """Numbers as parse_cpus reads them: 0,2-5."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and runs[-1][1] == number - 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in runs)
 
 
 def duration_text(us: int) -> str:

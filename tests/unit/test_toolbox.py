@@ -75,7 +75,7 @@ def test_a_generators_options() -> None:
         (["gen", "mem:a", "--seconds", "-1"], "must be 0 or more"),
         (["gen", "mem:a", "-w", "-2"], "--wait -2.0: must be 0 or more"),
         (["lb", "mem:a", "--pipes", "33"], "--pipes 33: must be 1 to 32"),
-        (["recv", "mem:a", "--role", "king"], "invalid choice: 'king'"),
+        (["recv", "mem:a", "--role", "king"], '--role "king": expected one of auto, owner, client'),
         (["recv", "mem:a", "--contu", "5"], "unrecognized"),
         (["send", "mem:a"], "send"),
         ([], "required: TOOL"),

@@ -14,6 +14,7 @@ from shardserver.errors import (
     UsageError,
 )
 from shardserver.nic import inventory, netlink
+from shardserver import values
 from shardserver.nic import machine as nic_machine
 from shardserver.nic.changes import Wishes
 
@@ -235,16 +236,32 @@ def test_cpus_that_are_given_are_used_in_their_order() -> None:
         ({}, UsageError, "no device"),
         ({"iface": "eth0"}, UsageError, "no address"),
         ({"device": "xdp:eth0", "ip": "10.0.0.5"}, DeviceUnavailableError, "not in this build"),
-        ({"device": "foo:eth0", "ip": "10.0.0.5"}, UsageError, "unknown backend foo"),
+        ({"device": "foo:eth0", "ip": "10.0.0.5"}, UsageError, "with one of netmap, xdp, packet"),
+        ({"device": "mem:x", "gateway": "10.77.0.1"}, ConfigInvalidError, "own address"),
+        ({"device": "mem:x", "gateway": "10.78.0.1"}, ConfigInvalidError,
+         "10.78.0.1 is not in the network of 10.77.0.1/16"),
+        ({"device": "mem:x", "channels": "4"}, ConfigInvalidError, "--channels 4 is for a network"),
+        ({"device": "mem:x", "rss": "symmetric"}, ConfigInvalidError, "--rss symmetric is for"),
+        ({"device": "mem:x", "promisc": "true"}, ConfigInvalidError, "--promisc is for a network"),
+        ({"device": "mem:x", "offloads": "off"}, ConfigInvalidError, "--offloads off is for"),
+        ({"device": "mem:x", "cpus": "0-30"}, ConfigInvalidError, "may not use CPU 8-30"),
         ({"iface": "eth0", "ip": "10.0.0.1"}, ConfigInvalidError, "this host's own address"),
         ({"device": "mem:x", "cpus": "99"}, ConfigInvalidError, "may not use CPU 99"),
     ],
-)
+)  # fmt: skip
 def test_what_cannot_be_is_refused(
     flags: dict[str, str], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
         make(machine(), **flags)
+
+
+@pytest.mark.parametrize(
+    ("ip", "gateway"), [("10.0.0.5/24", "10.0.0.254"), ("10.0.0.5/32", "10.9.0.1")]
+)
+def test_a_gateway_is_in_the_network_where_there_is_one(ip: str, gateway: str) -> None:
+    made = make(machine(), iface="eth0", ip=ip, gateway=gateway)
+    assert made.sharing.gateway == values.parse_ip(gateway)
 
 
 def test_an_interface_that_is_missing_or_down_is_refused() -> None:

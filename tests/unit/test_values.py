@@ -54,8 +54,10 @@ def test_an_address_has_a_prefix_or_gets_24() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "10.0.0", "10.0.0.1/33", "10.0.0.1/", "0.0.0.0", "127.0.0.1", "224.0.0.1", "::1"]
-)
+    "text",
+    ["", "10.0.0", "10.0.0.1/33", "10.0.0.1/", "0.0.0.0", "127.0.0.1", "224.0.0.1", "::1",
+     "10.0.0.0", "10.0.0.255", "10.0.0.7/30", "10.1.255.255/16"],
+)  # fmt: skip
 def test_an_address_that_no_host_can_have_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="expected"):
         values.parse_address(text)
@@ -72,6 +74,40 @@ def test_a_mac_survives_its_own_text(mac: bytes) -> None:
 def test_a_mac_of_a_group_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="expected"):
         values.parse_mac(text)
+
+
+@pytest.mark.parametrize("text", ["10.0.0.0/31", "10.0.0.255/32", "10.0.0.255/16"])
+def test_the_last_address_of_a_short_prefix_is_a_hosts(text: str) -> None:
+    assert str(values.parse_address(text)) == text
+
+
+@pytest.mark.parametrize("text", ["", "0.0.0.0", "127.0.0.1", "239.0.0.1", "fe80::1"])
+def test_a_gateway_is_a_host(text: str) -> None:
+    assert values.parse_gateway("10.0.0.254") == 0x0A0000FE
+    with pytest.raises(ValueError, match="expected"):
+        values.parse_gateway(text)
+
+
+def test_what_0_cannot_mean_begins_at_1() -> None:
+    assert (values.parse_some("1"), values.parse_retries("255")) == (1, 255)
+    assert (values.parse_time_us("1us"), values.parse_buffer("4k")) == (1, 4096)
+    for parse, text in (
+        (values.parse_some, "0"), (values.parse_retries, "0"), (values.parse_retries, "256"),
+        (values.parse_time_us, "0s"), (values.parse_buffer, "0"), (values.parse_buffer, "1g"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match="expected"):
+            parse(text)
+
+
+def test_a_device_is_no_interface() -> None:
+    assert values.parse_interface("eth0-1") == "eth0-1"
+    with pytest.raises(ValueError, match="as a device it is --device mem:x"):
+        values.parse_interface("mem:x")
+
+
+@given(st.sets(st.integers(0, 99), min_size=1))
+def test_numbers_survive_their_list(numbers: set[int]) -> None:
+    assert values.parse_cpus(values.list_text(numbers)) == tuple(sorted(numbers))
 
 
 def test_services_have_their_usual_ports() -> None:
@@ -103,7 +139,7 @@ def test_workers_are_auto_or_1_to_64() -> None:
 def test_a_device_names_its_backend() -> None:
     assert values.parse_device("packet:eth0") == DeviceName("packet", "eth0")
     assert values.parse_device("eth0") == DeviceName("auto", "eth0")
-    for text in ("eth 0", ":eth0", "mem:", "mem:a b", "a-name-that-is-too-long"):
+    for text in ("eth 0", ":eth0", "mem:", "mem:a b", "foo:eth0", "a-name-that-is-too-long"):
         with pytest.raises(ValueError, match="expected BACKEND:NAME"):
             values.parse_device(text)
 
