@@ -10,28 +10,33 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from shardserver import cli_load, demo, protocol, values
 from shardserver.errors import ShardserverError, UsageError
 from shardserver.load import LoadRequest, render
-from shardserver.load.options import default_processes
+from shardserver.load.options import checked, default_processes
 from shardserver.load.report import human, succeeded
 
 SERVICES = ("discard:9", "daytime:13", "chargen:19", "http:80")
 QUEUES = 4
 
 
-def _request(args: argparse.Namespace, name: str, device: str) -> LoadRequest:
+def _value(option: str, text: str, parse: Callable[[str], int]) -> int:
     try:
-        duration_us = values.parse_seconds_us(args.duration)
-        size = values.parse_size(args.size)
+        return parse(text)
     except ValueError as wrong:
-        raise UsageError(str(wrong), "times like 3s, sizes like 64 or 4k") from None
+        raise UsageError(f'{option} "{text}": {wrong}', "shardserver demo -h") from None
+
+
+def _request(args: argparse.Namespace, name: str, device: str) -> LoadRequest:
+    duration_us = _value("--duration", args.duration, values.parse_seconds_us)
+    size = _value("--size", args.size, values.parse_size)
     if not 1 <= args.connections <= 100_000:
         raise UsageError(f"--connections {args.connections}: must be 1 to 100000")
     processes = min(default_processes(args.connections), 2)
-    return LoadRequest(
+    request = LoadRequest(
         device=device,
         ip=int(ipaddress.IPv4Address(demo.SERVICE_IP)),
         connections=args.connections,
@@ -40,6 +45,7 @@ def _request(args: argparse.Namespace, name: str, device: str) -> LoadRequest:
         processes=processes,
         instance=name,
     )
+    return checked(request)
 
 
 def _workers(args: argparse.Namespace, default: int) -> int:
@@ -144,4 +150,6 @@ def demo_real(args: argparse.Namespace) -> int:
 
 def demo_command(args: argparse.Namespace) -> int:
     """Runs the command; 0 when every byte was right."""
+    _workers(args, 2)
+    _request(args, "", "")  # what is wrong is said before a server is started
     return demo_real(args) if args.real else _on_mem(args)

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 import time
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from shardserver import client, protocol
+from shardserver import client, instance, protocol, values
+from shardserver.errors import ShardserverError
 from shardserver.load import LoadRequest, build, from_arguments, render, run
-from shardserver.load.report import progress_line, succeeded
+from shardserver.load.report import counted, progress_line, succeeded
+
+LOOK_S = 0.5  # for an answer of a server that may be the target's
 
 
 class Progress:
@@ -42,6 +48,26 @@ def shards_of(name: str) -> list[dict[str, Any]]:
         return list(server.request("stats")["shards"])
 
 
+def serves(status: Mapping[str, Any], request: LoadRequest) -> bool:
+    """Whether a server, by its status, is the one that a load is for. Pure."""
+    at_port = any(name.endswith(f":{request.tcp_port}") for name in status["services"])
+    address = status["address"].partition("/")[0] == values.ip_text(request.ip)
+    card = f"mem:{request.device.removesuffix('^')}"  # ^ is the host of the card NAME*
+    device = status["device"].removesuffix("*") == card if request.device else True
+    return at_port and address and device
+
+
+def instance_for(request: LoadRequest) -> str:
+    """The name of this user's instance that serves the target; "" where none answers for it."""
+    directory = instance.runtime_dir(os.environ, os.geteuid())
+    for lock in sorted(directory.glob("*.pid")):
+        with contextlib.suppress(ShardserverError):
+            with client.Client(client.paths_of(lock.stem, os.environ), LOOK_S) as server:
+                if serves(server.request("status"), request):
+                    return lock.stem
+    return ""
+
+
 def execute(request: LoadRequest) -> dict[str, Any]:
     """Runs a load with progress; returns its document."""
     progress = Progress()
@@ -55,10 +81,12 @@ def execute(request: LoadRequest) -> dict[str, Any]:
 def load(args: argparse.Namespace) -> int:
     """Runs the command; 1 when a byte was wrong or a connection was lost."""
     request = from_arguments(args)
+    request = replace(request, instance=request.instance or instance_for(request))
     if not args.json:
         print(
-            f"load {request.target} · {request.connections} connections · {request.size} bytes"
-            f" · pipeline {request.pipeline} · {request.processes} processes",
+            f"load {request.target} · {counted(request.connections, 'connection')}"
+            f" · {counted(request.size, 'byte')} · pipeline {request.pipeline}"
+            f" · {counted(request.processes, 'process')}",
             flush=True,
         )
     document = execute(request)

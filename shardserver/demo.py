@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from shardserver import client, native, scratch
+from shardserver import client, errors, native, scratch
 from shardserver.errors import (
     DeviceUnavailableError,
     NoPermissionError,
@@ -63,8 +63,21 @@ def _wait_ready(process: subprocess.Popen[bytes], name: str, log: Path) -> None:
         if _is_ready(name):
             return
         time.sleep(0.02)
-    lines = log.read_text().splitlines()[-8:]
-    raise NotRunningError("the demo's server did not start", "its last words: " + " | ".join(lines))
+    raise why_not_started(process.poll(), log.read_text(errors="replace").splitlines())
+
+
+def why_not_started(exit_code: int | None, lines: Sequence[str]) -> ShardserverError:
+    """The error with which a server ended, by its exit code and the lines of its log."""
+    errors_at = [at for at, line in enumerate(lines) if line.startswith("error: ")]
+    if not exit_code or not errors_at:
+        words = " | ".join(lines[-8:])
+        return NotRunningError("the demo's server did not start", f"its last words: {words}")
+    message, *hint = lines[errors_at[-1] :]
+    return errors.from_exit_code(
+        exit_code,
+        f"the demo's server did not start: {message.removeprefix('error: ')}",
+        " ".join(line.strip() for line in hint[:1]),
+    )
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

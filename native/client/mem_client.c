@@ -246,13 +246,14 @@ static void look_at_all(struct mem_client *client, uint64_t now_us)
 
     for (uint32_t i = 0; i < load->opened; i++) {
         struct load_conn *talk_conn = &load->conns[i];
+        bool waits = talk_conn->state == LOAD_CONNECTING || talk_conn->sent > talk_conn->received ||
+                     talk_conn->state == LOAD_ENDING;
 
         if (talk_conn->state == LOAD_DONE || talk_conn->state == LOAD_IDLE) {
             continue;
         }
-        if (load->options->timeout_us &&
-            now_us > talk_conn->active_us + load->options->timeout_us &&
-            talk_conn->sent > talk_conn->received) {
+        if (load->options->timeout_us && waits &&
+            now_us > talk_conn->active_us + load->options->timeout_us) {
             load_done(load, i, &load->stats->timeouts);
             socket_abort(stack, client->conn_of[i]);
             stack_commit(stack);

@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--ip", default="", metavar="IP", help="of the server on a mem: device")
     add("--source", default="", metavar="IP[-IP]", help="addresses to bind")
     add("--faults", default="", metavar="SPEC", help="mem: drop=5%%,dup=2%%,...")
-    add("-n", "--name", default="", metavar="INSTANCE", help="show its shards")
+    add("-n", "--name", default="", metavar="NAME", help="instance whose shards to show (default: the one here that serves TARGET)")
     add("--json", action="store_true", help="the report as JSON")
 
 
@@ -72,18 +72,26 @@ def _split_port(text: str) -> tuple[str, int]:
 
 def parse_target(target: str, ip: str) -> tuple[str, int, int]:
     """Device name, address and TCP port of a target; UsageError says what is wrong."""
+    address = _value("--ip", ip or MEM_DEFAULT_IP, _parse_host)
     try:
         if target.startswith("mem:"):
             name, port = _split_port(target.removeprefix("mem:"))
             if not name:
                 raise ValueError("a mem: device needs a name")
-            return name, int(ipaddress.IPv4Address(ip or MEM_DEFAULT_IP)), port
+            return name, address, port
         host, port = _split_port(target)
-        return "", int(ipaddress.IPv4Address(host)), port
+        return "", _parse_host(host), port
     except ValueError as wrong:
         raise UsageError(
             f"target {target}: {wrong}", "give an IPv4 address (10.0.0.1:7) or mem:NAME"
         ) from None
+
+
+def _parse_host(text: str) -> int:
+    number = values.parse_ip(text)
+    if not 0 < number < 0xE0000000:
+        raise ValueError("expected a host's address, not zero, multicast or class E")
+    return number
 
 
 def parse_source(text: str) -> tuple[int, int]:
@@ -92,8 +100,8 @@ def parse_source(text: str) -> tuple[int, int]:
         return 0, 0
     first, _, last = text.partition("-")
     try:
-        low = int(ipaddress.IPv4Address(first))
-        high = int(ipaddress.IPv4Address(last or first))
+        low = values.parse_ip(first)
+        high = values.parse_ip(last or first)
     except ValueError as wrong:
         raise UsageError(f"source {text}: {wrong}", "give IP or IP-IP") from None
     if high < low:
@@ -109,17 +117,19 @@ def default_processes(connections: int, device: str = "") -> int:
     return max(1, min(len(os.sched_getaffinity(0)), PROCESSES_MAX, connections))
 
 
-def _checked(request: LoadRequest) -> LoadRequest:
+def checked(request: LoadRequest) -> LoadRequest:
+    """The request, if every number is within its limits."""
     limits = {
         "--connections": (request.connections, 1, 1_000_000),
         "--size": (request.size, 1, 1 << 24),
         "--pipeline": (request.pipeline, 1, 1024),
         "--processes": (request.processes, 1, 64),
         "--messages": (request.messages, 0, 1 << 40),
+        "--seed": (request.seed, 0, (1 << 64) - 1),
     }
     for option, (value, low, high) in limits.items():
         if not low <= value <= high:
-            raise UsageError(f"{option} {value}: must be {low} to {high}", "see load -h")
+            raise UsageError(f"{option} {value}: must be {low} to {high}")
     if request.duration_us < 1000:
         raise UsageError("--duration: at least 1ms", "give a time such as 10s")
     if request.timeout_us < 1000:
@@ -127,11 +137,19 @@ def _checked(request: LoadRequest) -> LoadRequest:
     return request
 
 
+def parse_name(text: str) -> str:
+    """An instance's name; "" for none."""
+    try:
+        return values.parse_instance(text) if text else ""
+    except ValueError as wrong:
+        raise UsageError(f'--name "{text}": {wrong}') from None
+
+
 def _value(option: str, text: str, parse: Callable[[str], int]) -> int:
     try:
         return parse(text)
     except ValueError as wrong:
-        raise UsageError(f'{option} "{text}": {wrong}', "see load -h") from None
+        raise UsageError(f'{option} "{text}": {wrong}', "shardserver load -h") from None
 
 
 def _check_kind(args: argparse.Namespace, device: str) -> None:
@@ -151,7 +169,7 @@ def from_arguments(args: argparse.Namespace) -> LoadRequest:
     timeout_us = _value("--timeout", args.timeout, values.parse_seconds_us)
     size = _value("--size", args.size, values.parse_size)
     _check_kind(args, device)
-    return _checked(
+    return checked(
         LoadRequest(
             device=device,
             ip=ip,
@@ -167,7 +185,7 @@ def from_arguments(args: argparse.Namespace) -> LoadRequest:
             source_ip=source_ip,
             source_n=source_n,
             faults=args.faults,
-            instance=args.name,
+            instance=parse_name(args.name),
         )
     )
 

@@ -84,6 +84,12 @@ def human(number: float) -> str:
     return f"{number:.0f}"
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: 1 process, 2 processes."""
+    plural = noun + ("es" if noun.endswith("s") else "s")
+    return f"{number:,} {noun if number == 1 else plural}"
+
+
 def _shard_table(document: dict[str, Any]) -> list[str]:
     if not document["shards"]:
         return []
@@ -112,7 +118,7 @@ def progress_line(total: dict[str, int], seconds: float) -> str:
     lost = total["resets"] + total["timeouts"] + total["refused"]
     rate = human(total["messages"] / seconds if seconds else 0)
     return (
-        f"{seconds:6.1f} s  {total['active']} connections  {human(total['messages'])} messages"
+        f"{seconds:6.1f} s  {counted(total['active'], 'connection')}  {human(total['messages'])} messages"
         f"  {rate}/s  wrong bytes {wrong}  lost {lost}"
     )
 
@@ -131,7 +137,8 @@ def render(document: dict[str, Any]) -> str:
     lines.append("")
     exact = "100 % byte-exact" if succeeded(document) else "NOT byte-exact or not complete"
     lines.append(
-        f"{document['messages']:,} messages, {document['connections']:,} connections, {exact}"
+        f"{counted(document['messages'], 'message')}, "
+        f"{counted(document['connections'], 'connection')}, {exact}"
     )
     lines.append(
         f"Messages/s: {document['rate']['messages_per_s']:.0f}"

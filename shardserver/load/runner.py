@@ -17,6 +17,7 @@ from shardserver.load.options import LoadRequest, shares
 PROGRESS_S = 0.5
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99_9": 0.999, "max": 1.0}
 START_PATIENCE_S = 60.0
+Progress = Callable[[dict[str, int], float], None]  # counters so far, seconds
 
 
 @dataclass(frozen=True)
@@ -134,19 +135,23 @@ class _Clients:
             stats.close()
 
 
-def _wait_until_connected(clients: _Clients, request: LoadRequest) -> None:
+def _wait_until_connected(clients: _Clients, request: LoadRequest, progress: Progress) -> None:
     """All connections stand, or have failed, before the first message."""
-    end = time.monotonic() + START_PATIENCE_S
-    while clients.running() and time.monotonic() < end:
+    started = time.monotonic()
+    shown = started
+    while clients.running() and time.monotonic() < started + START_PATIENCE_S:
         clients.poll()
         now = clients.total()
         failed = now["refused"] + now["timeouts"] + now["resets"]
         if now["connected"] + failed >= request.connections:
             return
+        if time.monotonic() - shown >= PROGRESS_S:
+            shown = time.monotonic()
+            progress(now, shown - started)
         time.sleep(0.005)
 
 
-def _watch(clients: _Clients, progress: Callable[[dict[str, int], float], None]) -> None:
+def _watch(clients: _Clients, progress: Progress) -> None:
     """Until the last client has ended; an interrupt asks them to end."""
     started = time.monotonic()
     shown = started
@@ -173,7 +178,7 @@ def _outcome(clients: _Clients, before: list[Any], after: list[Any]) -> Outcome:
 
 def run(
     request: LoadRequest,
-    progress: Callable[[dict[str, int], float], None] = lambda _total, _seconds: None,
+    progress: Progress = lambda _total, _seconds: None,
     shards: Callable[[], list[dict[str, Any]]] = list,
 ) -> Outcome:
     """Runs a load to its end. `shards` tells the server's shards, asked before and after.
@@ -185,7 +190,7 @@ def run(
     before = shards()
     try:
         clients.start()
-        _wait_until_connected(clients, request)
+        _wait_until_connected(clients, request, progress)
         during = shards()
         clients.go()
         _watch(clients, progress)

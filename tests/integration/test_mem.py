@@ -76,6 +76,23 @@ def test_a_thousand_connect_at_once_through_a_backlog_of_forty() -> None:
         assert running.books_agree(stats)
 
 
+def test_a_connection_that_nobody_takes_times_out() -> None:
+    with running.server(*SERVER, "--workers", "1", "--conns-max", "10") as server:
+        began_s = time.monotonic()
+        document = server.load(TARGET, "-c", "14", "--timeout", "500ms", "-d", "500ms")
+        assert (document["connections"], document["errors"]["timeouts"]) == (10, 4)
+        assert time.monotonic() - began_s < 10  # a SYN alone is tried for a minute
+
+
+def test_a_load_finds_the_server_of_its_target() -> None:
+    with running.server(*SERVER, "--workers", "2") as server:
+        words = ("load", "-c", "4", "-d", "200ms", "--json")
+        found = json.loads(server.run(*words, TARGET).stdout)
+        assert [shard["id"] for shard in found["shards"]] == [0, 1]
+        other = json.loads(server.run(*words, f"{TARGET}:9").stdout)
+        assert (other["shards"], other["balance"]) == ([], None)
+
+
 def test_ten_thousand_connections_send_a_thousand_bytes_each() -> None:
     with running.server(*SERVER, "--workers", "2") as server:
         document = server.load(TARGET, "-c", "10000", "--messages", "1", "-s", "1000", "-d", "40s")
