@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TextIO
+from io import TextIOWrapper
+from typing import Any
 
 
-def _stream(fd: int, mode: str) -> TextIO:
+def _stream(fd: int, mode: str) -> Any:
     return os.fdopen(fd, mode, closefd=False)
 
 
@@ -21,8 +22,8 @@ def open_missing_streams() -> None:
     sys.stdin = sys.stdin or _stream(0, "r")
     sys.stdout = sys.stdout or _stream(1, "w")
     sys.stderr = sys.stderr or _stream(2, "w")
-    if sys.stdout.encoding.lower() != "utf-8":
-        sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.encoding.lower() != "utf-8":
+        sys.stdout.reconfigure(errors="replace")
 
 
 def main() -> None:

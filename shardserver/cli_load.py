@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import sys
 import time
@@ -61,11 +60,17 @@ def instance_for(request: LoadRequest) -> str:
     """The name of this user's instance that serves the target; "" where none answers for it."""
     directory = instance.runtime_dir(os.environ, os.geteuid())
     for lock in sorted(directory.glob("*.pid")):
-        with contextlib.suppress(ShardserverError):
-            with client.Client(client.paths_of(lock.stem, os.environ), LOOK_S) as server:
-                if serves(server.request("status"), request):
-                    return lock.stem
+        if _answers_for(request, client.paths_of(lock.stem, os.environ)):
+            return lock.stem
     return ""
+
+
+def _answers_for(request: LoadRequest, paths: instance.Paths) -> bool:
+    try:
+        with client.Client(paths, LOOK_S) as server:
+            return serves(server.request("status"), request)
+    except ShardserverError:
+        return False
 
 
 def execute(request: LoadRequest) -> dict[str, Any]:

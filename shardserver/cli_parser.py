@@ -39,7 +39,9 @@ class Parser(argparse.ArgumentParser):
         found = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
         if found and "COMMAND" in message:
             raise unknown_command(found[1], re.findall(r"[\w-]+", found[2]))
-        choice = re.fullmatch(r"argument (\S+): invalid choice: '(.*)' \(choose from (.*)\)", message)
+        choice = re.fullmatch(
+            r"argument (\S+): invalid choice: '(.*)' \(choose from (.*)\)", message
+        )
         if choice:
             known = ", ".join(re.findall(r"[\w-]+", choice[3]))
             message = f'{_long(choice[1])} "{choice[2]}": expected one of {known}'

@@ -59,7 +59,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--ip", default="", metavar="IP", help="of the server on a mem: device")
     add("--source", default="", metavar="IP[-IP]", help="addresses to bind")
     add("--faults", default="", metavar="SPEC", help="mem: drop=5%%,dup=2%%,...")
-    add("-n", "--name", default="", metavar="NAME", help="instance whose shards to show (default: the one here that serves TARGET)")
+    add(
+        "-n",
+        "--name",
+        default="",
+        metavar="NAME",
+        help="instance whose shards to show (default: the one here that serves TARGET)",
+    )
     add("--json", action="store_true", help="the report as JSON")
 
 

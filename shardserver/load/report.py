@@ -118,8 +118,8 @@ def progress_line(total: dict[str, int], seconds: float) -> str:
     lost = total["resets"] + total["timeouts"] + total["refused"]
     rate = human(total["messages"] / seconds if seconds else 0)
     return (
-        f"{seconds:6.1f} s  {counted(total['active'], 'connection')}  {human(total['messages'])} messages"
-        f"  {rate}/s  wrong bytes {wrong}  lost {lost}"
+        f"{seconds:6.1f} s  {counted(total['active'], 'connection')}"
+        f"  {human(total['messages'])} messages  {rate}/s  wrong bytes {wrong}  lost {lost}"
     )
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from orchestrator import host, plan, topology
 from orchestrator.topology import Cpu, Interface, Queue, Topology
-from shardserver import affinity, config
+from shardserver import affinity, config, values
 from shardserver.errors import (
     ConfigInvalidError,
     DeviceUnavailableError,
@@ -14,7 +14,6 @@ from shardserver.errors import (
     UsageError,
 )
 from shardserver.nic import inventory, netlink
-from shardserver import values
 from shardserver.nic import machine as nic_machine
 from shardserver.nic.changes import Wishes
 
