@@ -15,7 +15,7 @@ import msgspec
 
 from shardserver import client, config, instance, protocol
 from shardserver.client import Client
-from shardserver.errors import TimedOutError, UsageError
+from shardserver.errors import ConfigInvalidError, TimedOutError, UsageError
 from shardserver.instance import Paths
 
 _SIGNALS = {"drain": signal.SIGTERM, "quick": signal.SIGINT, "now": signal.SIGKILL}
@@ -24,12 +24,15 @@ _STATUS_EXIT = {"running": 0, "draining": 0, "starting": 0, "degraded": 8}
 
 def paths_for(args: argparse.Namespace) -> Paths:
     """The files of the instance asked for."""
-    name = args.name or os.environ.get("SHARDSERVER_NAME", "default")
     setting = config.BY_NAME["name"]
+    flag = args.name is not None
+    name = args.name if flag else os.environ.get(setting.variable, setting.default)
     try:
         setting.parse(name)
     except ValueError as error:
-        raise UsageError(f"--name {name}: {error}") from None
+        if flag:
+            raise UsageError(f'{setting.flag} "{name}": {error}') from None
+        raise ConfigInvalidError(f'{setting.variable}="{name}": {error}') from None
     return client.paths_of(name, os.environ)
 
 
@@ -71,11 +74,11 @@ def status(args: argparse.Namespace) -> int:
 def _print_status(answer: Mapping[str, Any]) -> None:
     print(
         f"{answer['name']}  {answer['state']}  pid {answer['pid']}, "
-        f"uptime {_uptime(answer['time'] - answer['started'])}  {answer['device']} "
-        f"({answer['banner']})  engine {answer['engine_version']}  "
-        f"{' '.join(answer['services'])} on "
-        f"{answer['address'].partition('/')[0]}"
+        f"uptime {_uptime(answer['time'] - answer['started'])}"
     )
+    address = answer["address"].partition("/")[0]
+    print(f"engine {answer['engine_version']}  {' '.join(answer['services'])} on {address}")
+    print(f"{answer['device']}: {answer['banner']}")
     rows = [["shard", "state", "pid", "cpu", "node", "ring", "restarts", "conns"]]
     rows += [
         [
@@ -137,6 +140,7 @@ def _batch_rows(snapshot: Mapping[str, Any]) -> list[list[str]]:
 
 def _rate_rows(snapshot: Mapping[str, Any], rates: Mapping[str, Any]) -> list[list[str]]:
     rows = [["shard", "conns", "rx/s", "tx/s", "rx B/s", "tx B/s", "accepts/s", "retrans/s"]]
+    rates = rates or {"shards": [], "total": {}}  # the clock was set back: this once no rates
     by_id = {shard["id"]: shard for shard in rates["shards"]}
     pairs = [(shard, by_id.get(shard["id"], {})) for shard in snapshot["shards"]]
     pairs.append(({"id": "total", **snapshot["total"]}, rates["total"]))

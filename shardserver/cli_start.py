@@ -90,6 +90,17 @@ def _log_to(path: Path) -> Callable[[], None]:
     return reopen
 
 
+def _check_log(path: Path) -> None:
+    """Opens it while there is a terminal to say why it cannot be."""
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        kind = errors.NoPermissionError if isinstance(error, PermissionError) else ShardserverError
+        raise kind(
+            f"the log {path} cannot be opened: {error.strerror}", "give another --log-file"
+        ) from None
+
+
 def _daemon(made: Config, report_fd: int, log: Path) -> int:
     """The daemon's process."""
     reported = False
@@ -138,6 +149,7 @@ def _start_daemon(made: Config, as_json: bool) -> int:
     paths = client.paths_of(made.name, os.environ)
     instance.make_directory(paths.directory)
     log = Path(made.log_file).absolute() if made.log_file else paths.log
+    _check_log(log)
     read_fd, write_fd = os.pipe()
     pid = process.daemonize()
     if pid == 0:

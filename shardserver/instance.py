@@ -30,6 +30,7 @@ from shardserver.errors import (
 SOCKET_PATH_MAX = 107
 _STALE_GRACE_S = 2.0
 _LOCK_TRIES = 3
+_NO_ROOM_HINT = "free some space there, or set XDG_RUNTIME_DIR to another directory"
 _LOCK_PAUSE_S = 0.005
 
 
@@ -105,6 +106,11 @@ def holder(paths: Paths) -> int:
     """Pid of the orchestrator that holds the name; 0 when nobody does."""
     try:
         fd = os.open(paths.lock, os.O_RDONLY | os.O_CLOEXEC)
+    except PermissionError:
+        raise NoPermissionError(
+            f"{paths.lock} is another user's: whether that server runs cannot be seen",
+            "ask as that user, or set XDG_RUNTIME_DIR to a directory of your own",
+        ) from None
     except OSError:
         return 0
     try:
@@ -142,9 +148,15 @@ class InstanceLock:
         self.paths = paths
         self.was_stale = paths.lock.exists()
         self.fd = self._take()
-        _remove_files(paths)
-        os.ftruncate(self.fd, 0)
-        os.pwrite(self.fd, f"{os.getpid()}\n".encode(), 0)
+        try:
+            _remove_files(paths)
+            os.ftruncate(self.fd, 0)
+            os.pwrite(self.fd, f"{os.getpid()}\n".encode(), 0)
+        except OSError as error:
+            self.release()
+            raise ShardserverError(
+                f"{paths.lock}: cannot be written: {error.strerror}", _NO_ROOM_HINT
+            ) from None
 
     def _take(self) -> int:
         refused = 0
@@ -238,7 +250,7 @@ def listen(path: Path, backlog: int = 64) -> socket.socket:
         listener.listen(backlog)
     except OSError as error:
         listener.close()
-        raise ShardserverError(f"{path}: cannot listen: {error.strerror}") from None
+        raise ShardserverError(f"{path}: cannot listen: {error.strerror}", _NO_ROOM_HINT) from None
     return listener
 
 

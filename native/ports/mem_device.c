@@ -336,7 +336,10 @@ static int mem_open(struct device *device, const char *name, const struct device
     }
     if (code != 0) {
         mem_close(device);
-        return mem_refuse(error, name, "its memory could not be made: use fewer rings or slots",
+        return mem_refuse(error, name,
+                          code == -EMFILE
+                              ? "too many open files: raise ulimit -n, or give fewer --workers"
+                              : "its memory could not be made: use fewer rings or slots",
                           code);
     }
     device->mtu = mem->shared->mtu;

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/random.h>
@@ -122,9 +123,10 @@ static int build(struct server *server, const uint64_t secret[2], char *error)
         code = make_arenas(server);
     }
     if (code != 0) {
-        snprintf(error, PORT_ERROR_MAX,
-                 "%s: cannot make %s for %u shards (errno %d): lower --conns-max or --chunks-max",
-                 server->device->name, what, server->config.shards, -code);
+        snprintf(error, PORT_ERROR_MAX, "%s: cannot make %s for %u shards (%s): %s",
+                 server->device->name, what, server->config.shards, strerror(-code),
+                 code == -EMFILE ? "raise the limit of open files, ulimit -n"
+                                 : "lower --conns-max or --chunks-max");
     }
     return code;
 }

@@ -71,7 +71,10 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         (["sta"], 2, 'error: "sta" is not a command\n       did you mean start, status, stats?'),
         (["stats"], 3, 'error: no server named "default" is running (looked at '),
         (["stop", "-n", "web"], 3, 'error: no server named "web" is running'),
-        (["status", "-n", "a/b"], 2, "error: --name a/b: expected a name"),
+        (["status", "-n", "a/b"], 2, 'error: --name "a/b": expected a name'),
+        (["status", "-n", ""], 2, 'error: --name "": expected a name'),
+        (["start", "--device", "mem:x", "-D", "--log-file", "/nonexistent/x.log"], 1,
+         "error: the log /nonexistent/x.log cannot be opened: No such file or directory\n"),
         (["ss", "-a"], 3, 'error: no server named "default" is running (looked at '),
         (["ss", "-n", "web", "sport", "=", ":7"], 3, 'error: no server named "web" is running'),
         (["ss", "sport", "=", "http"], 2, 'error: filter: "http": expected a port such as :80'),
@@ -125,6 +128,47 @@ def test_what_is_wrong_is_one_line_and_an_exit_code(
     assert (found, out) == (code, "")
     assert err.startswith(line)
     assert err.count("\n") <= 2
+
+
+def test_a_wrong_name_in_the_environment_is_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHARDSERVER_NAME", "a/b")
+    for command in (["status"], ["start", "--device", "mem:x"]):
+        code, _, err = run(capsys, *command)
+        assert (code, err[:44]) == (78, 'error: SHARDSERVER_NAME="a/b": expected a na')
+
+
+@pytest.mark.parametrize(
+    ("limit", "why"), [(20, "too many open files"), (60, "Too many open files")]
+)
+def test_too_few_files_are_said_to_be_the_cause(limit: int, why: str, runtime: str) -> None:
+    done = subprocess.run(
+        f"ulimit -n {limit}; {sys.executable} -m shardserver start --device mem:few --workers 24",
+        shell=True, capture_output=True, text=True, check=False, timeout=30,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert why in done.stderr
+    assert "ulimit -n" in done.stderr
+    assert "--conns-max" not in done.stderr
+
+
+class SetBack:
+    """A server whose clock goes backwards between two snapshots."""
+
+    def __init__(self) -> None:
+        self.time = 100
+
+    def request(self, _command: str) -> dict[str, object]:
+        self.time -= 10
+        return {"time": self.time, "shards": [], "total": {"connections": {"active": 5}}}
+
+
+def test_a_clock_that_is_set_back_has_no_rates(capsys: pytest.CaptureFixture[str]) -> None:
+    args = cli_parser.parse(["stats", "-w", "0.1", "--count", "1"])
+    assert cli_show._watch(SetBack(), args) == 0  # type: ignore[arg-type]
+    assert "total      5" in capsys.readouterr().out
 
 
 def test_errors_are_json_when_asked_for(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """Names, devices, privileges, logs: what is held, what is stale, what is refused."""
 
+import errno
 import json
 import logging
 import os
@@ -16,6 +17,7 @@ from shardserver.errors import (
     ConfigInvalidError,
     DeviceUnavailableError,
     NoPermissionError,
+    ShardserverError,
 )
 from shardserver.instance import DeviceLock, InstanceLock, Paths
 
@@ -61,6 +63,32 @@ def test_what_a_killed_holder_left_is_stale_and_reused(directory: Path) -> None:
         assert not paths.control.exists()
         assert not paths.shard(0).exists()
     assert [path.name for path in directory.iterdir()] == ["x.shardless"]
+
+
+def test_a_lock_of_another_user_is_no_missing_server(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(instance.os, "open", refuse)
+    with pytest.raises(NoPermissionError, match=r"x\.pid is another user's"):
+        instance.holder(Paths(directory, "x"))
+
+
+def test_a_full_disk_is_named_and_nothing_is_left(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    paths = Paths(directory, "x")
+    with monkeypatch.context() as patched:
+        patched.setattr(instance.os, "pwrite", refuse)
+        with pytest.raises(ShardserverError, match=r"x\.pid: cannot be written: No space left"):
+            InstanceLock(paths)
+    assert list(directory.iterdir()) == []
+    InstanceLock(paths).release()
 
 
 def test_a_directory_of_somebody_else_is_refused(directory: Path) -> None:
