@@ -134,4 +134,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         return report(from_os_error(error), as_json)
     except KeyboardInterrupt:
+        if sys.stderr.isatty():
+            print(file=sys.stderr)  # ^C stands at the end of a line
         return report(InterruptedByUserError("interrupted"), as_json)

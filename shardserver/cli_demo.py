@@ -17,7 +17,7 @@ from shardserver import cli_load, demo, protocol, values
 from shardserver.errors import ShardserverError, UsageError
 from shardserver.load import LoadRequest, render
 from shardserver.load.options import checked, default_processes
-from shardserver.load.report import human, succeeded
+from shardserver.load.report import counted, human, succeeded
 
 SERVICES = ("discard:9", "daytime:13", "chargen:19", "http:80")
 QUEUES = 4
@@ -60,7 +60,7 @@ def _final(document: dict[str, Any], args: argparse.Namespace, hint: str) -> int
     else:
         print(render(document))
         if succeeded(document):
-            print(f"{document['messages']:,} messages, 100 % byte-exact. {hint}")
+            print(f"{document['messages']:,} messages, 100 % byte-exact.\n{hint}")
     return 0 if succeeded(document) else 1
 
 
@@ -83,10 +83,10 @@ def _on_mem(args: argparse.Namespace) -> int:
     with demo.server(f"mem:{name}", workers, SERVICES, args.engine) as running:
         _banner(
             args,
-            f"shardserver demo · device {running.device} (software NIC, no root) · {workers} shards"
-            f" · engine {running.engine}\n"
-            f"ready in {time.monotonic() - started:.1f} s · echo on {demo.SERVICE_IP}:7"
-            f" · {args.connections} clients",
+            f"shardserver demo · device {running.device} (software NIC, no root)"
+            f" · {counted(workers, 'shard')}\n"
+            f"engine {running.engine} · ready in {time.monotonic() - started:.1f} s"
+            f" · echo on {demo.SERVICE_IP}:7 · {counted(args.connections, 'client')}",
         )
         document = cli_load.execute(_request(args, running.name, name))
     return _final(document, args, "Next: shardserver demo --real · shardserver start -h")
@@ -127,8 +127,8 @@ def _real(args: argparse.Namespace) -> int:
         _banner(
             args,
             f"shardserver demo --real · device {running.device} (AF_PACKET on veth, {QUEUES}"
-            f" queues) · {workers} shards · engine {running.engine}"
-            f" · the client is Linux's own TCP, {args.connections} connections\n"
+            f" queues)\n{counted(workers, 'shard')} · engine {running.engine}"
+            f" · client: Linux's own TCP, {counted(args.connections, 'connection')}\n"
             f"{_invitation(network)}",
         )
         document = _real_load(args, network, running.name)

@@ -98,31 +98,39 @@ def _print_status(answer: Mapping[str, Any]) -> None:
             print(f"shard {shard['id']}: {shard['reason']}")
 
 
+def _compact(number: int) -> str:
+    """Exact up to six figures, so that a line has 80 columns; --json has every figure."""
+    return str(number) if number < 1_000_000 else short(number)
+
+
 def _stats_rows(snapshot: Mapping[str, Any]) -> list[list[str]]:
     rows = [
-        ["shard", "state", "conns", "accepted", "closed", "reset", "rx", "tx", "batch",
-         "steered", "retrans", "restarts"]
+        ["shard", "conns", "accepted", "closed", "reset", "rx", "tx", "batch", "steered",
+         "retrans"]
     ]  # fmt: skip
-    total = {"id": "total", "state": "", **snapshot["total"]}
-    for shard in [*snapshot["shards"], total]:
+    for shard in [*snapshot["shards"], {"id": "total", **snapshot["total"]}]:
         conns = shard["connections"]
+        counts = [conns[name] for name in ("active", "accepted", "closed", "reset")]
+        counts += [shard["rx"]["frames"], shard["tx"]["frames"]]
         rows.append(
             [
                 str(shard["id"]),
-                shard["state"],
-                str(conns["active"]),
-                str(conns["accepted"]),
-                str(conns["closed"]),
-                str(conns["reset"]),
-                str(shard["rx"]["frames"]),
-                str(shard["tx"]["frames"]),
+                *map(_compact, counts),
                 f"{shard['rx']['batch']:.1f}",
-                str(shard["steered"]["in"]),
-                str(shard["retransmits"]),
-                str(shard["restarts"]),
+                _compact(shard["steered"]["in"]),
+                _compact(shard["retransmits"]),
             ]
         )
     return rows
+
+
+def _stats_text(snapshot: Mapping[str, Any]) -> str:
+    """The table, and each shard that does not run."""
+    lines = [table(_stats_rows(snapshot))]
+    for shard in snapshot["shards"]:
+        if shard["state"] != "running":
+            lines.append(f"shard {shard['id']} is {shard['state']}")
+    return "\n".join(lines)
 
 
 def _batch_rows(snapshot: Mapping[str, Any]) -> list[list[str]]:
@@ -156,7 +164,7 @@ def stats(args: argparse.Namespace) -> int:
     with Client(paths_for(args), args.timeout) as server:
         if args.watch is None:
             snapshot = server.request("stats")
-            print(protocol.pretty(snapshot) if args.json else table(_stats_rows(snapshot)))
+            print(protocol.pretty(snapshot) if args.json else _stats_text(snapshot))
             if args.verbose and not args.json:
                 print("\n" + table(_batch_rows(snapshot)))
             return 0

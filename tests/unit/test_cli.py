@@ -154,6 +154,19 @@ def test_too_few_files_are_said_to_be_the_cause(limit: int, why: str, runtime: s
     assert "--conns-max" not in done.stderr
 
 
+def test_counters_of_years_fit_a_terminal() -> None:
+    many = {"active": 16384, "accepted": 10**13, "closed": 10**13, "reset": 999999}
+    shard = {
+        "connections": many, "rx": {"frames": 10**13, "batch": 64.0},
+        "tx": {"frames": 999999}, "steered": {"in": 10**13}, "retransmits": 10**13,
+    }  # fmt: skip
+    shards = [{"id": 63, "state": "hung", **shard}, {"id": 64, "state": "running", **shard}]
+    text = cli_show._stats_text({"shards": shards, "total": shard})
+    assert max(map(len, text.splitlines())) <= 80
+    assert "999999" in text
+    assert text.endswith("\nshard 63 is hung")
+
+
 class SetBack:
     """A server whose clock goes backwards between two snapshots."""
 
