@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from shardserver import cli_load, demo, protocol, values
+from shardserver import cli_load, demo, native, protocol, values
 from shardserver.errors import ShardserverError, UsageError
 from shardserver.load import LoadRequest, render
 from shardserver.load.options import checked, default_processes
@@ -92,17 +92,30 @@ def _on_mem(args: argparse.Namespace) -> int:
     return _final(document, args, "Next: shardserver demo --real · shardserver start -h")
 
 
+def _output(client: subprocess.Popen[bytes]) -> bytes:
+    """What a client prints; one that is interrupted still sums up."""
+    while True:
+        try:
+            return client.communicate()[0]
+        except KeyboardInterrupt:
+            client.send_signal(signal.SIGINT)
+
+
 def _real_load(args: argparse.Namespace, network: demo.Network, name: str) -> dict[str, Any]:
     """The client is a process of its own in the other namespace: Linux's own TCP."""
     command = [sys.executable, "-m", "shardserver", "load", f"{demo.SERVICE_IP}:7", "--json"]
     command += ["-c", str(args.connections), "-d", args.duration, "-s", args.size, "-n", name]
-    done = subprocess.run(
-        network.inside(*command), stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, check=False
+    client = subprocess.Popen(
+        network.inside(*command),
+        stdout=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C is the demo's, which passes it on
+        preexec_fn=native.die_with_parent,
     )
     try:
-        document: dict[str, Any] = json.loads(done.stdout)
+        document: dict[str, Any] = json.loads(_output(client))
     except ValueError:
-        raise ShardserverError(f"the client ended with {done.returncode}") from None
+        raise ShardserverError(f"the client ended with {client.returncode}") from None
     if "error" in document:
         raise ShardserverError(document["error"]["message"], document["error"].get("hint", ""))
     return document
@@ -118,7 +131,6 @@ def _invitation(network: demo.Network) -> str:
 
 
 def _real(args: argparse.Namespace) -> int:
-    _end_as_by_ctrl_c()
     workers = _workers(args, 2)
     with (
         demo.network(QUEUES) as network,
@@ -144,6 +156,7 @@ def _arguments(args: argparse.Namespace) -> list[str]:
 
 def demo_real(args: argparse.Namespace) -> int:
     """In namespaces of its own: outside it only waits for the demo within."""
+    _end_as_by_ctrl_c()
     code = demo.enter_namespaces(_arguments(args))
     return _real(args) if code is None else code
 

@@ -164,12 +164,13 @@ def enter_namespaces(arguments: Sequence[str]) -> int | None:
             "run it as root, or allow unprivileged user namespaces; shardserver demo needs none",
         )
     command = [*unshare, "--", sys.executable, "-m", "shardserver", "demo", *arguments]
-    process = subprocess.Popen(command, env={**os.environ, INSIDE: "1"})
+    environment = {**os.environ, INSIDE: "1"}
+    process = subprocess.Popen(command, env=environment, start_new_session=True)
     while True:
         try:
             return process.wait()
         except KeyboardInterrupt:
-            continue  # the terminal told the demo as well: it ends by itself
+            process.send_signal(signal.SIGINT)  # the demo within sums up and ends by itself
 
 
 def _run(*words: str) -> None:
