@@ -28,9 +28,11 @@ def open_missing_streams() -> None:
 
 def main() -> None:
     """Ends the process with the command's exit code."""
-    open_missing_streams()
-    from shardserver import cli
-
+    try:
+        open_missing_streams()
+        from shardserver import cli
+    except KeyboardInterrupt:  # before there is anything to end
+        sys.exit(130)
     sys.exit(cli.main())
 
 

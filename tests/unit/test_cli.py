@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from serving import ROOT
 
+import shardserver.__main__
 from shardserver import cli, cli_parser, cli_show, cli_start
 from shardserver.errors import UsageError
 
@@ -263,6 +264,18 @@ def test_output_that_nobody_takes_is_no_traceback(words: str, code: int, err: st
     )  # fmt: skip
     assert (done.returncode, done.stderr[: len(err)]) == (code, err)
     assert "Traceback" not in done.stderr
+
+
+def test_an_interrupt_while_modules_are_read_is_no_traceback(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shardserver.__main__, "open_missing_streams", interrupt)
+    with pytest.raises(SystemExit) as ended:
+        shardserver.__main__.main()
+    assert ended.value.code == 130
 
 
 def test_a_terminal_of_ascii_shows_what_it_can() -> None:
