@@ -436,6 +436,13 @@ def _line_of(text: str, section: str, key: str) -> int:
     return 1
 
 
+def _line_of_section(text: str, section: str) -> int:
+    """Line of its header; 1 where it is written otherwise, as a dotted key."""
+    header = re.compile(rf"""\s*\[+\s*["']?{re.escape(section)}["'\s.\]]""")
+    lines = enumerate(text.splitlines(), 1)
+    return next((number for number, line in lines if header.match(line)), 1)
+
+
 def _text_of(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -477,7 +484,9 @@ def from_toml(text: str, path: str) -> dict[str, Given]:
             )
         if section not in SECTIONS:
             raise ConfigInvalidError(
-                f"{path}: unknown section [{section}]{suggest(section, SECTIONS)}"
+                f"{path}:{_line_of_section(text, section)}: unknown section [{section}]"
+                f"{suggest(section, SECTIONS)}",
+                f"sections are {', '.join(f'[{name}]' for name in SECTIONS)}",
             )
         for key, value in table.items():
             where = f"{path}:{_line_of(text, section, key)}"
