@@ -165,7 +165,9 @@ def enter_namespaces(arguments: Sequence[str]) -> int | None:
         )
     command = [*unshare, "--", sys.executable, "-m", "shardserver", "demo", *arguments]
     environment = {**os.environ, INSIDE: "1"}
-    process = subprocess.Popen(command, env=environment, start_new_session=True)
+    process = subprocess.Popen(
+        command, env=environment, start_new_session=True, preexec_fn=native.die_with_parent
+    )
     while True:
         try:
             return process.wait()
@@ -193,7 +195,9 @@ class Network:
 @contextmanager
 def network(queues: int) -> Iterator[Network]:
     """Our namespace holds srv0, whose address the kernel does not know; the other one is a host."""
-    keeper = subprocess.Popen(["unshare", "--net", "sleep", "infinity"])
+    keeper = subprocess.Popen(
+        ["unshare", "--net", "sleep", "infinity"], preexec_fn=native.die_with_parent
+    )
     try:
         own = Path("/proc/self/ns/net").readlink()
         while Path(f"/proc/{keeper.pid}/ns/net").readlink() == own:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import netns
@@ -54,3 +56,27 @@ def test_one_that_is_ended_sums_up_and_leaves_nothing(
     assert demo.returncode == 0, err
     assert "100 % byte-exact" in out
     assert not list(tmp_path.iterdir())
+
+
+def processes_of(folder: Path) -> list[int]:
+    """Everybody who was told to keep temporary files there."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if f"TMPDIR={folder}".encode() in path.read_bytes().split(b"\0"):
+                found.append(int(path.parent.name))
+    return found
+
+
+def test_one_that_is_killed_takes_all_of_itself_along(tmp_path: Path) -> None:
+    demo = real(tmp_path, "-d", "90s", "-c", "50")
+    assert demo.stderr
+    while " messages" not in demo.stderr.readline():
+        assert demo.poll() is None
+    assert len(processes_of(tmp_path)) > 5
+    demo.kill()
+    demo.communicate(timeout=60)
+    end = time.monotonic() + 20
+    while (left := processes_of(tmp_path)) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not left
