@@ -13,7 +13,7 @@ from pathlib import Path
 import netns
 import running
 
-PATIENCE_S = 10.0
+PATIENCE_S = 30.0
 FEEDER = "shardserver-fdr"  # as it calls itself
 
 
@@ -105,13 +105,23 @@ def a_kill_moves_no_flow(wire: netns.Wire, server: running.Server) -> None:
         assert running.books_agree(server.settled())
 
 
+def wait_until_busy(server: running.Server, connections: int) -> None:
+    """Until a load has connected and sends, and on into the middle of it."""
+    end_s = time.monotonic() + running.PATIENCE_S
+    while server.stats()["total"]["connections"]["active"] < connections:
+        assert time.monotonic() < end_s, "the load does not connect"
+    frames = server.stats()["total"]["rx"]["frames"]
+    while server.stats()["total"]["rx"]["frames"] < frames + 20 * connections:
+        assert time.monotonic() < end_s, "the load does not send"
+
+
 def load_outlives_kills(wire: netns.Wire, server: running.Server, workers: int) -> None:
     """Bytes stay right while workers die under load."""
-    load = server.load_in_background(f"{wire.service}:7", "-c", "100", "-d", "6s")
-    time.sleep(1)  # in the middle of the load, not while it connects
+    load = server.load_in_background(f"{wire.service}:7", "-c", "100", "-d", "600s")
+    wait_until_busy(server, 100)
     for turn in range(8):
-        if load.poll() is None:
-            _kill_worker(server, turn % workers)
+        _kill_worker(server, turn % workers)
+    load.send_signal(signal.SIGINT)
     out, _ = load.communicate(timeout=90)
     assert load.returncode == 0, out
     stats = server.stats()

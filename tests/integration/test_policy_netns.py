@@ -224,12 +224,13 @@ def test_a_killed_server_gives_the_port_back_to_the_host(device: str) -> None:
         words = ["--device", device, "--ip", f"{wire.service}/24", "--policy", "pass"]
         argv = netns.server_argv(wire, [*running.COMMAND, "start", "-n", f"k{os.getpid()}", *words])
         process = subprocess.Popen(argv, cwd=running.ROOT, stderr=subprocess.DEVNULL)
-        end = time.monotonic() + 20
+        end = time.monotonic() + running.PATIENCE_S
         while refused(wire, 7) and time.monotonic() < end:
             time.sleep(0.05)
         assert not refused(wire, 7)
         os.kill(process.pid, signal.SIGKILL)  # its children end with it
-        process.wait(10)
+        process.wait(running.PATIENCE_S)
+        end = time.monotonic() + running.PATIENCE_S
         while not refused(wire, 7) and time.monotonic() < end:
             time.sleep(0.05)
         assert refused(wire, 7)

@@ -162,15 +162,15 @@ def test_a_server_that_is_killed_leaves_a_clean_interface() -> None:
         words = ["--device", "xdp:srv0", "--ip", f"{wire.service}/24", "--workers", "4"]
         argv = netns.server_argv(wire, [*running.COMMAND, "start", "-n", f"k{os.getpid()}", *words])
         process = subprocess.Popen(argv, cwd=running.ROOT, stderr=subprocess.DEVNULL)
-        end = time.monotonic() + 20
+        end = time.monotonic() + running.PATIENCE_S
         while not program_on(wire) and time.monotonic() < end:
             time.sleep(0.05)
         assert program_on(wire)
         for pid in netns.processes(wire.server_ns):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        process.wait(10)
-        end = time.monotonic() + 5
+        process.wait(running.PATIENCE_S)
+        end = time.monotonic() + running.PATIENCE_S
         while program_on(wire) and time.monotonic() < end:
             time.sleep(0.05)
         assert not program_on(wire)
@@ -181,7 +181,7 @@ def start(wire: netns.Wire, *words: str) -> subprocess.CompletedProcess[str]:
     command = [*running.COMMAND, "start", "-n", f"r{os.getpid()}", "--ip", f"{wire.service}/24"]
     argv = netns.server_argv(wire, [*command, *words])
     return subprocess.run(
-        argv, cwd=running.ROOT, capture_output=True, text=True, timeout=30, check=False
+        argv, cwd=running.ROOT, capture_output=True, text=True, timeout=running.PATIENCE_S, check=False
     )
 
 
