@@ -159,7 +159,7 @@ def everybody_answers(wire: netns.Wire, server: running.Server) -> None:
     assert "200 OK" in http_get(wire)
     pinged = netns.run_in_client(wire, ["ping", "-c", "2", "-i", "0.2", wire.service])
     assert " 0% packet loss" in pinged
-    stats = server.stats()
+    stats = server.settled()
     assert running.books_agree(stats)
     assert stats["total"]["verdicts"]["tcp_no_listener"] == 0
     assert stats["total"]["verdicts"]["icmp_echo"] == 0

@@ -90,4 +90,4 @@ def test_a_wild_length_is_reset_and_the_next_client_served() -> None:
             client.sendall(struct.pack(">QHI", 7, 3, 14))
             assert client.recv(14, socket.MSG_WAITALL) == struct.pack(">QHI", 7, 2, 14)
         assert server.stats()["total"]["counters"]["service_refused"] == 2
-        assert running.books_agree(server.stats())
+        assert running.books_agree(server.settled())

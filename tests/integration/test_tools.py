@@ -225,7 +225,7 @@ def test_lb_spreads_over_pipes_that_others_read() -> None:
 
 
 def test_a_killed_peer_stops_nobody() -> None:
-    gen = Tool("gen", f"mem:{TAG}{{9", "-d", "4")
+    gen = Tool("gen", f"mem:{TAG}{{9", "-d", "600")
     with running(gen):
         wait_for(lambda: is_there(f"pipe/{TAG}{{9/0"))
         for _ in range(3):
