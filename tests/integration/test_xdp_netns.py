@@ -181,7 +181,12 @@ def start(wire: netns.Wire, *words: str) -> subprocess.CompletedProcess[str]:
     command = [*running.COMMAND, "start", "-n", f"r{os.getpid()}", "--ip", f"{wire.service}/24"]
     argv = netns.server_argv(wire, [*command, *words])
     return subprocess.run(
-        argv, cwd=running.ROOT, capture_output=True, text=True, timeout=running.PATIENCE_S, check=False
+        argv,
+        cwd=running.ROOT,
+        capture_output=True,
+        text=True,
+        timeout=running.PATIENCE_S,
+        check=False,
     )
 
 
