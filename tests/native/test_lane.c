@@ -20,7 +20,7 @@ enum {
     MANY = 50000,
     MANY_MIN = 1000,
     PATIENCE_US = 10000000, /* for the rest: with one CPU, each of the two waits for the other */
-    RECORD = 16, /* what a frame costs besides its bytes */
+    RECORD = 16,            /* what a frame costs besides its bytes */
 };
 
 static struct lanes *new_lanes(uint32_t shards)
