@@ -200,7 +200,7 @@ def test_rings_that_are_not_named_stay_the_hosts() -> None:
             accepted = server.stats()["total"]["connections"]["accepted"]
             assert accepted == max(0, ring - 1)
         assert theirs.accepted == 2
-        assert len(server.stats()["shards"]) == 2
+        assert len(server.stats()["shards"]) == min(2, len(os.sched_getaffinity(0)))
 
 
 @pytest.mark.parametrize("device", ["xdp:srv0", "packet:srv0"])
