@@ -34,7 +34,7 @@ def test_a_killed_client_frees_its_link() -> None:
             load = server.load_in_background(TARGET, "-c", "20", "-d", "600s", "--processes", "1")
             wait_until_busy(server, 20)
             kill_tree(load.pid)
-            load.communicate(timeout=20)
+            load.communicate(timeout=60)
         assert running.no_errors(server.load(TARGET, "-c", "50", "-d", "1s"))
 
 

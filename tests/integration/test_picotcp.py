@@ -62,7 +62,7 @@ def test_without_the_library_one_line_says_what_to_do() -> None:
         env={**os.environ, "SHARDSERVER_PICOTCP": "/nonexistent/picotcp.so"},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=running.PATIENCE_S,
         check=False,
     )
     assert done.returncode == 6
@@ -77,7 +77,7 @@ def engines(**environment: str) -> str:
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=running.PATIENCE_S,
         check=False,
     )
     found = json.loads(done.stdout)["findings"]
@@ -109,7 +109,7 @@ def test_more_connections_than_it_carries_are_not_promised() -> None:
         cwd=running.ROOT,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=running.PATIENCE_S,
         check=False,
     )
     assert done.returncode == 78
@@ -196,7 +196,7 @@ def test_a_connection_too_many_is_refused_and_counted() -> None:
                 break
             time.sleep(0.05)
         load.send_signal(signal.SIGINT)
-        load.communicate(timeout=30)
+        load.communicate(timeout=60)
         assert total["verdicts"]["tcp_table_full"] > 0
         assert total["connections"]["active"] <= 50
         assert running.books_agree(server.settled())
@@ -304,7 +304,7 @@ def test_netcat_and_curl_are_served() -> None:
 
     def ask(wire: netns.Wire, tcp_port: int, say: bytes) -> bytes:
         command = netns.client_argv(wire, ["nc", "-N", "-w", "5", wire.service, str(tcp_port)])
-        done = subprocess.run(command, input=say, capture_output=True, timeout=20, check=True)
+        done = subprocess.run(command, input=say, capture_output=True, timeout=60, check=True)
         return done.stdout
 
     with netns.wire() as wire, server_on(wire, 2):

@@ -81,7 +81,7 @@ def shared_wire() -> Iterator[netns.Wire]:
 def connected(wire: netns.Wire, tcp_port: int) -> socket.socket:
     """A connection of the client's kernel."""
     (flow,) = netns.sockets_in(wire.client_ns, 1, **STREAM)
-    flow.settimeout(10)
+    flow.settimeout(30)
     flow.connect((wire.service, tcp_port))
     return flow
 
@@ -126,7 +126,7 @@ def start(wire: netns.Wire, *words: str) -> subprocess.CompletedProcess[str]:
         cwd=running.ROOT,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=running.PATIENCE_S,
         check=False,
     )
 

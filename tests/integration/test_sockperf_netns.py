@@ -75,7 +75,7 @@ def test_throughput_is_taken_and_not_answered() -> None:
 def client_of(wire: netns.Wire) -> Iterator[socket.socket]:
     (client,) = netns.sockets_in(wire.client_ns)
     with client:
-        client.settimeout(10)
+        client.settimeout(30)
         client.connect((wire.service, PORT))
         yield client
 

@@ -224,8 +224,8 @@ def test_the_ends_of_connections_with_linux_are_seen(engine: str) -> None:
         with running.server(*words, prefix=prefix) as server:
             kind = {"family": socket.AF_INET, "type": socket.SOCK_STREAM}
             first, full = netns.sockets_in(wire.client_ns, 2, **kind)
-            first.settimeout(10)
-            full.settimeout(10)
+            first.settimeout(30)
+            full.settimeout(30)
             first.connect((wire.service, 13))
             assert b"UTC" in first.recv(100)
             ours = first.getsockname()[1]

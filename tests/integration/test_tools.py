@@ -367,7 +367,7 @@ def kernel_is_answered(wire: netns.Wire) -> bool:
     )  # fmt: skip
     (client,) = netns.sockets_in(wire.client_ns, 1, type=2)
     with client:
-        client.settimeout(5)
+        client.settimeout(30)
         client.sendto(b"to and fro", (wire.service, 9))
         return client.recv(100) == b"to and fro"
 

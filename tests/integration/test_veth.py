@@ -33,7 +33,7 @@ def server_on(wire: netns.Wire, workers: int, device: str = "") -> Iterator[runn
 def ask(wire: netns.Wire, tcp_port: int, say: bytes) -> bytes:
     """What netcat gets: it sends, half-closes, and reads to the end."""
     command = netns.client_argv(wire, ["nc", "-N", "-w", "5", wire.service, str(tcp_port)])
-    return subprocess.run(command, input=say, capture_output=True, timeout=20, check=True).stdout
+    return subprocess.run(command, input=say, capture_output=True, timeout=60, check=True).stdout
 
 
 @pytest.mark.parametrize("workers", [1, 2, 4])
@@ -91,7 +91,7 @@ def flows(wire: netns.Wire, count: int, tcp_port: int = 7) -> Iterator[list[sock
     opened = netns.sockets_in(wire.client_ns, count, **kind)
     try:
         for flow in opened:
-            flow.settimeout(10)
+            flow.settimeout(30)
             flow.connect((wire.service, tcp_port))
         yield opened
     finally:
@@ -154,7 +154,7 @@ def push(flow: socket.socket, most: int) -> int:
         while sent < most:
             sent += flow.send(b"x" * 65536)
     except TimeoutError:
-        flow.settimeout(10)
+        flow.settimeout(30)
     return sent
 
 

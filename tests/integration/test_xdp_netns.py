@@ -49,7 +49,7 @@ def flows(wire: netns.Wire, count: int) -> Iterator[list[socket.socket]]:
     opened = netns.sockets_in(wire.client_ns, count, **kind)
     try:
         for flow in opened:
-            flow.settimeout(10)
+            flow.settimeout(30)
             flow.connect((wire.service, 7))
         yield opened
     finally:
@@ -110,7 +110,7 @@ def test_a_flow_that_changes_its_queue_lives_on() -> None:
 
 def talk_to_both(client: socket.socket, listener: socket.socket, ours: list[socket.socket]) -> None:
     """A conversation with the host's own service, turn by turn with those on our rings."""
-    client.settimeout(10)
+    client.settimeout(30)
     client.connect((HOST, SSH_LIKE))
     theirs, _ = listener.accept()
     with theirs:
