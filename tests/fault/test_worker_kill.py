@@ -8,6 +8,7 @@ import time
 
 import pytest
 import running
+from kernel_clients import wait_until_busy
 
 pytestmark = pytest.mark.net  # takes long rather than root
 
@@ -30,11 +31,10 @@ def test_a_stopped_worker_is_replaced() -> None:
 def test_a_killed_client_frees_its_link() -> None:
     with running.server(*SERVER) as server:
         for _ in range(12):  # more than there are links
-            load = server.load_in_background(TARGET, "-c", "20", "-d", "20s", "--processes", "1")
-            time.sleep(0.7)
-            os.killpg(os.getpgid(load.pid), 0)
+            load = server.load_in_background(TARGET, "-c", "20", "-d", "600s", "--processes", "1")
+            wait_until_busy(server, 20)
             kill_tree(load.pid)
-            load.communicate(timeout=20)
+            load.communicate(timeout=60)
         assert running.no_errors(server.load(TARGET, "-c", "50", "-d", "1s"))
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import netns
 import running
 
-PATIENCE_S = 10.0
+PATIENCE_S = 30.0
 FEEDER = "shardserver-fdr"  # as it calls itself
 
 
@@ -38,7 +38,7 @@ def a_thousand_are_served(wire: netns.Wire, server: running.Server) -> None:
     assert running.no_errors(document)
     assert document["bytes"] == 10_000_000
     assert document["finished"] == 1000
-    stats = server.stats()
+    stats = server.settled()
     assert all(shard["connections"]["accepted"] > 0 for shard in stats["shards"])
     assert running.books_agree(stats)
     assert not netns.listening(wire), "the kernel itself listens"
@@ -65,7 +65,7 @@ def echo(flow: socket.socket, say: bytes) -> bool:
     return flow.recv(len(say), socket.MSG_WAITALL) == say
 
 
-def _kill_worker(server: running.Server, shard: int) -> None:
+def kill_worker(server: running.Server, shard: int) -> None:
     """Kills a shard's worker and waits until another one runs it."""
     pid = server.pids()[shard]
     os.kill(pid, signal.SIGKILL)
@@ -95,7 +95,7 @@ def a_kill_moves_no_flow(wire: netns.Wire, server: running.Server) -> None:
         accepted = _accepted(server)
         handed_over = server.stats()["total"]["steered"]["in"]
         for shard in range(len(accepted)):
-            _kill_worker(server, shard)
+            kill_worker(server, shard)
             assert all(echo(flow, b"after %d" % shard * 100) for flow in opened)
         stats = server.stats()
         assert _accepted(server) == accepted, "a flow was opened anew"
@@ -105,16 +105,26 @@ def a_kill_moves_no_flow(wire: netns.Wire, server: running.Server) -> None:
         assert running.books_agree(server.settled())
 
 
+def wait_until_busy(server: running.Server, connections: int) -> None:
+    """Until a load has connected and sends, and on into the middle of it."""
+    end_s = time.monotonic() + running.PATIENCE_S
+    while server.stats()["total"]["connections"]["active"] < connections:
+        assert time.monotonic() < end_s, "the load does not connect"
+    frames = server.stats()["total"]["rx"]["frames"]
+    while server.stats()["total"]["rx"]["frames"] < frames + 20 * connections:
+        assert time.monotonic() < end_s, "the load does not send"
+
+
 def load_outlives_kills(wire: netns.Wire, server: running.Server, workers: int) -> None:
     """Bytes stay right while workers die under load."""
-    load = server.load_in_background(f"{wire.service}:7", "-c", "100", "-d", "6s")
-    time.sleep(1)  # in the middle of the load, not while it connects
+    load = server.load_in_background(f"{wire.service}:7", "-c", "100", "-d", "600s")
+    wait_until_busy(server, 100)
     for turn in range(8):
-        if load.poll() is None:
-            _kill_worker(server, turn % workers)
+        kill_worker(server, turn % workers)
+    load.send_signal(signal.SIGINT)
     out, _ = load.communicate(timeout=90)
     assert load.returncode == 0, out
-    stats = server.stats()
+    stats = server.settled()
     assert stats["total"]["connections"]["adopted"] > 0
     assert stats["total"]["connections"]["dropped"] == 0
     assert running.books_agree(stats)

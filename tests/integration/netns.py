@@ -18,7 +18,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -155,8 +154,9 @@ def move_flow(wire: Wire, queue: int | None) -> None:
     run_in_client(wire, ["sh", "-ec", "; ".join(script)])
 
 
-def rehash_by_loss(wire: Wire, seconds: float) -> None:
-    """Loses all that the client sends for a while: a Linux sender then changes queues by itself.
+@contextmanager
+def losing(wire: Wire) -> Iterator[None]:
+    """Loses all that the client sends meanwhile: a Linux sender then changes queues by itself.
 
     Each retransmission timeout gives a socket a new hash (net.core.txrehash), so after about a
     second most flows that had data in flight arrive on another queue.
@@ -164,7 +164,7 @@ def rehash_by_loss(wire: Wire, seconds: float) -> None:
     neighbour = ["neigh", "replace", wire.service, "dev", wire.client_if]
     _ip("-n", wire.client_ns, *neighbour, "lladdr", DEAD_MAC, "nud", "permanent")
     try:
-        time.sleep(seconds)
+        yield
     finally:
         _ip("-n", wire.client_ns, "neigh", "del", wire.service, "dev", wire.client_if)
 

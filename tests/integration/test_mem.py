@@ -144,7 +144,7 @@ def test_nobody_at_the_target_is_one_line() -> None:
         cwd=running.ROOT,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=running.PATIENCE_S,
         check=False,
     )
     assert done.returncode == 3
@@ -157,7 +157,7 @@ def test_the_demo_is_exact_and_quick() -> None:
         cwd=running.ROOT,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=running.PATIENCE_S,
         check=False,
     )
     document = json.loads(done.stdout)
@@ -196,11 +196,11 @@ def test_a_demo_that_is_ended_leaves_nothing(number: signal.Signals, tmp_path: P
     assert of_demo(demo.pid)
     time.sleep(1)  # in the middle of the load, not while it connects
     os.killpg(demo.pid, number)
-    out, err = demo.communicate(timeout=20)
+    out, err = demo.communicate(timeout=running.PATIENCE_S)
     if number != signal.SIGKILL:
         assert demo.returncode == 0, err
         assert "100 % byte-exact" in out
-    end_s = time.monotonic() + 10
+    end_s = time.monotonic() + running.PATIENCE_S
     while of_demo(demo.pid):
         assert time.monotonic() < end_s, of_demo(demo.pid)
         time.sleep(0.02)

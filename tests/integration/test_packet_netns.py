@@ -7,7 +7,6 @@ import select
 import socket
 import struct
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -96,14 +95,12 @@ def test_a_loss_moves_flows_by_itself() -> None:
         for pair in pairs:
             talk(pair)
         before = queues_seen(opened)
-        sender = threading.Thread(target=netns.rehash_by_loss, args=(wire, 1.2))
-        sender.start()
-        time.sleep(0.3)
-        for client, _ in pairs:
-            client.sendall(b"late")
-        sender.join()
+        with netns.losing(wire):
+            for client, _ in pairs:
+                client.sendall(b"late")
+            time.sleep(0.9)  # two retransmissions, each on a queue of its own
         for _, server in pairs:
-            server.settimeout(10)
+            server.settimeout(30)
             assert server.recv(16) == b"late"
         after = queues_seen(opened)
         assert len(before) == len(after) == len(pairs)

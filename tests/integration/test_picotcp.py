@@ -15,6 +15,9 @@ from pathlib import Path
 import netns
 import pytest
 import running
+from kernel_clients import kill_worker, wait_until_busy
+
+from orchestrator import watch
 
 LIBRARY = Path(
     os.environ.get("SHARDSERVER_PICOTCP")
@@ -61,7 +64,7 @@ def test_without_the_library_one_line_says_what_to_do() -> None:
         env={**os.environ, "SHARDSERVER_PICOTCP": "/nonexistent/picotcp.so"},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=running.PATIENCE_S,
         check=False,
     )
     assert done.returncode == 6
@@ -76,7 +79,7 @@ def engines(**environment: str) -> str:
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=running.PATIENCE_S,
         check=False,
     )
     found = json.loads(done.stdout)["findings"]
@@ -108,7 +111,7 @@ def test_more_connections_than_it_carries_are_not_promised() -> None:
         cwd=running.ROOT,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=running.PATIENCE_S,
         check=False,
     )
     assert done.returncode == 78
@@ -164,7 +167,7 @@ def test_status_and_stats_name_engine_and_version() -> None:
     with running.server(*SERVER, "--workers", "2") as server:
         document = server.load(TARGET, "-c", "100", "-d", "1s")
         assert running.no_errors(document)
-        stats = server.stats()
+        stats = server.settled()
         assert stats["engine"] == "picotcp"
         assert stats["engine_version"].startswith("picoTCP")
         assert stats["engine_version"] in server.run("status", "-n", server.name).stdout
@@ -195,7 +198,7 @@ def test_a_connection_too_many_is_refused_and_counted() -> None:
                 break
             time.sleep(0.05)
         load.send_signal(signal.SIGINT)
-        load.communicate(timeout=30)
+        load.communicate(timeout=60)
         assert total["verdicts"]["tcp_table_full"] > 0
         assert total["connections"]["active"] <= 50
         assert running.books_agree(server.settled())
@@ -204,10 +207,11 @@ def test_a_connection_too_many_is_refused_and_counted() -> None:
 @needs_library
 def test_a_killed_worker_costs_its_own_connections_and_nothing_else() -> None:
     with running.server(*SERVER, "--workers", "2") as server:
-        load = server.load_in_background(TARGET, "-c", "100", "-d", "4s", "--processes", "1")
-        time.sleep(1.5)  # in the middle of the load, not while it connects
+        load = server.load_in_background(TARGET, "-c", "100", "-d", "600s", "--processes", "1")
+        wait_until_busy(server, 100)
         before = server.stats()["shards"]
-        os.kill(before[0]["pid"], signal.SIGKILL)
+        kill_worker(server, 0)
+        load.send_signal(signal.SIGINT)
         out, _ = load.communicate(timeout=60)
         document = json.loads(out)
         after = server.stats()["shards"]
@@ -227,7 +231,7 @@ def test_linux_clients_get_every_byte_back(workers: int) -> None:
         document = server.load(*words)
         assert running.no_errors(document)
         assert document["finished"] == 500
-        stats = server.stats()
+        stats = server.settled()
         assert all(shard["connections"]["accepted"] > 0 for shard in stats["shards"])
         assert running.books_agree(stats)
         assert not netns.listening(wire), "the kernel itself listens"
@@ -251,9 +255,9 @@ def test_five_hundred_linux_clients_come_and_go_for_a_minute() -> None:
         assert stats["total"]["connections"]["accepted"] == opened
         assert server.pids() == pids, "a worker died"
         assert all(shard["connections"]["accepted"] > 0 for shard in stats["shards"])
-        end = time.monotonic() + 20
+        end = time.monotonic() + running.PATIENCE_S
         while time.monotonic() < end:
-            stats = server.stats()
+            stats = server.settled()
             connections = stats["total"]["connections"]
             if connections["active"] == 0 and connections["closed"] == opened:
                 break
@@ -272,9 +276,11 @@ def test_load_with_changing_queues_is_exact() -> None:
         netns.wire() as wire,
         server_on(wire, 4, f"packet:{wire.server_if}:queue") as server,
     ):
-        load = server.load_in_background(f"{wire.service}:7", "-c", "100", "-d", "3s")
+        load = server.load_in_background(f"{wire.service}:7", "-c", "100", "-d", "600s")
+        wait_until_busy(server, 100)
         for turn in range(20):
             netns.move_flow(wire, turn % wire.queues)
+        load.send_signal(signal.SIGINT)
         out, _ = load.communicate(timeout=60)
         assert load.returncode == 0, out
         assert server.stats()["total"]["steered"]["in"] > 0
@@ -283,13 +289,18 @@ def test_load_with_changing_queues_is_exact() -> None:
 @over_veth
 @needs_library
 def test_a_sender_is_told_of_room_before_its_persist_timer() -> None:
-    """picoTCP by itself: 0.7 MB/s to a service that answers nothing."""
-    send = "dd if=/dev/zero bs=64k count=250 2>&1 | nc -N -w 5 {} 9"
+    """picoTCP by itself: 0.7 MB/s to a service that answers nothing, however quick the machine.
+
+    The quickest of three: a machine that does other things delays some, the timer all.
+    """
+    send = "dd if=/dev/zero bs=64k count=250 2>&1 | nc -N -w 20 {} 9"
     with netns.wire() as wire, server_on(wire, 2) as server:
-        started = time.monotonic()
-        netns.run_in_client(wire, ["sh", "-c", send.format(wire.service)])
-        took_s = time.monotonic() - started
-        assert took_s < 10, f"16 MB took {took_s:.1f} s"
+        took_s = []
+        for _ in range(3):
+            started = time.monotonic()
+            netns.run_in_client(wire, ["sh", "-c", send.format(wire.service)])
+            took_s.append(time.monotonic() - started)
+        assert min(took_s) < 10 * max(1.0, watch.slowness()), f"16 MB took {took_s} s"
         assert running.books_agree(server.settled())
 
 
@@ -300,7 +311,7 @@ def test_netcat_and_curl_are_served() -> None:
 
     def ask(wire: netns.Wire, tcp_port: int, say: bytes) -> bytes:
         command = netns.client_argv(wire, ["nc", "-N", "-w", "5", wire.service, str(tcp_port)])
-        done = subprocess.run(command, input=say, capture_output=True, timeout=20, check=True)
+        done = subprocess.run(command, input=say, capture_output=True, timeout=60, check=True)
         return done.stdout
 
     with netns.wire() as wire, server_on(wire, 2):

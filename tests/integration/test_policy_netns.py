@@ -81,7 +81,7 @@ def shared_wire() -> Iterator[netns.Wire]:
 def connected(wire: netns.Wire, tcp_port: int) -> socket.socket:
     """A connection of the client's kernel."""
     (flow,) = netns.sockets_in(wire.client_ns, 1, **STREAM)
-    flow.settimeout(10)
+    flow.settimeout(30)
     flow.connect((wire.service, tcp_port))
     return flow
 
@@ -126,7 +126,7 @@ def start(wire: netns.Wire, *words: str) -> subprocess.CompletedProcess[str]:
         cwd=running.ROOT,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=running.PATIENCE_S,
         check=False,
     )
 
@@ -159,7 +159,7 @@ def everybody_answers(wire: netns.Wire, server: running.Server) -> None:
     assert "200 OK" in http_get(wire)
     pinged = netns.run_in_client(wire, ["ping", "-c", "2", "-i", "0.2", wire.service])
     assert " 0% packet loss" in pinged
-    stats = server.stats()
+    stats = server.settled()
     assert running.books_agree(stats)
     assert stats["total"]["verdicts"]["tcp_no_listener"] == 0
     assert stats["total"]["verdicts"]["icmp_echo"] == 0
@@ -200,7 +200,7 @@ def test_rings_that_are_not_named_stay_the_hosts() -> None:
             accepted = server.stats()["total"]["connections"]["accepted"]
             assert accepted == max(0, ring - 1)
         assert theirs.accepted == 2
-        assert len(server.stats()["shards"]) == 2
+        assert len(server.stats()["shards"]) == min(2, len(os.sched_getaffinity(0)))
 
 
 @pytest.mark.parametrize("device", ["xdp:srv0", "packet:srv0"])
@@ -224,12 +224,13 @@ def test_a_killed_server_gives_the_port_back_to_the_host(device: str) -> None:
         words = ["--device", device, "--ip", f"{wire.service}/24", "--policy", "pass"]
         argv = netns.server_argv(wire, [*running.COMMAND, "start", "-n", f"k{os.getpid()}", *words])
         process = subprocess.Popen(argv, cwd=running.ROOT, stderr=subprocess.DEVNULL)
-        end = time.monotonic() + 20
+        end = time.monotonic() + running.PATIENCE_S
         while refused(wire, 7) and time.monotonic() < end:
             time.sleep(0.05)
         assert not refused(wire, 7)
         os.kill(process.pid, signal.SIGKILL)  # its children end with it
-        process.wait(10)
+        process.wait(running.PATIENCE_S)
+        end = time.monotonic() + running.PATIENCE_S
         while not refused(wire, 7) and time.monotonic() < end:
             time.sleep(0.05)
         assert refused(wire, 7)

@@ -172,6 +172,13 @@ bool wire_receive(struct port *port)
     return false;
 }
 
+bool wire_datagram(const struct packet_wire *wire, void *bytes, size_t len, bool due)
+{
+    struct pollfd fd = {.fd = wire->udp, .events = POLLIN};
+
+    return poll(&fd, 1, due ? WAIT_MS : 0) == 1 && recv(wire->udp, bytes, len, MSG_DONTWAIT) > 0;
+}
+
 uint16_t wire_word(uint32_t offset)
 {
     return (uint16_t)(got.data[offset] << 8 | got.data[offset + 1]);

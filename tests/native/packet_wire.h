@@ -53,6 +53,8 @@ int wire_client(uint16_t local_port);
 bool wire_take(struct port *port);
 /* Waits for a frame the way a worker does. */
 bool wire_receive(struct port *port);
+/* The next datagram that our kernel got; one that is due is waited for: a busy kernel is late. */
+bool wire_datagram(const struct packet_wire *wire, void *bytes, size_t len, bool due);
 uint16_t wire_word(uint32_t offset);
 uint32_t wire_long(uint32_t offset);
 void wire_fill(uint8_t *bytes, uint32_t len, uint32_t seed);

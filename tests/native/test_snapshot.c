@@ -21,7 +21,7 @@ enum {
     ROUNDS = 12,
     ROUND_US = 60000,       /* at least, */
     ROUND_FOUND = 2000,     /* and until so many connections were seen, */
-    PATIENCE_US = 10000000, /* but no longer than that */
+    PATIENCE_US = 60000000, /* but no longer than that */
     FROM_PORT = 20000,      /* talk.c */
     STEPS = 3000000 / SIM_STEP_US,
 };

@@ -117,7 +117,7 @@ static void three_arrived(const struct packet_wire *wire)
     uint32_t next = 0;
     uint32_t twice = 0;
 
-    while (recv(wire->udp, payload, sizeof(payload), MSG_DONTWAIT) > 0) {
+    while (wire_datagram(wire, payload, sizeof(payload), next < FRAMES)) {
         if (payload[0] + 1 == next) {
             twice++;
         } else {

@@ -186,7 +186,7 @@ static void a_full_ring_is_sent_at_once(void)
         for (uint32_t i = 0; i < n; i++) {
             uint32_t back = UINT32_MAX;
 
-            CHECK_EQ(recv(wire.udp, &back, sizeof(back), MSG_DONTWAIT), sizeof(back));
+            CHECK(wire_datagram(&wire, &back, sizeof(back), true));
             CHECK_EQ(back, i);
         }
         CHECK_EQ(port->counters->tx_frames, (round + 1) * n);

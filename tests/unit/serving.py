@@ -29,6 +29,13 @@ def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = 20.0) -
         time.sleep(0.01)
 
 
+def seconds_of(call: Callable[[], Any]) -> float:
+    """How long it takes on this machine, as busy as it is."""
+    begun_s = time.monotonic()
+    call()
+    return time.monotonic() - begun_s
+
+
 def children(pid: int) -> dict[str, list[int]]:
     """Children of a process: name → pids."""
     found: dict[str, list[int]] = {}

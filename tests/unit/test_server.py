@@ -13,6 +13,7 @@ import pytest
 import zmq
 from serving import Serving, children, wait_for
 
+from orchestrator import watch
 from shardserver import native
 from shardserver.errors import ConfigInvalidError, DeviceUnavailableError
 from shardserver.native import DeviceOptions, ServerOptions
@@ -121,16 +122,21 @@ def test_echo_is_exact_and_the_books_balance(server: Serving) -> None:
     assert report["messages"] > 100
     snapshot = server.json("stats")
     assert all(shard["connections"]["accepted"] > 0 for shard in snapshot["shards"])
-    for shard in snapshot["shards"]:
-        frames = shard["rx"]["frames"] + shard["steered"]["in"]
-        assert frames == sum(shard["verdicts"].values())
+
+    def balanced() -> bool:
+        return all(
+            shard["rx"]["frames"] + shard["steered"]["in"] == sum(shard["verdicts"].values())
+            for shard in server.json("stats")["shards"]
+        )
+
+    wait_for(balanced, "no worker has frames in hand")
 
 
 def test_connections_live_on_over_kills(server: Serving) -> None:
     server.start()
     client = subprocess.Popen(
         [sys.executable, "-m", "shardserver", "load", f"mem:t{os.getpid()}", "--json", "-c", "20",
-         "-d", "2s", "--processes", "1"],
+         "-d", "600s", "--processes", "1"],
         env=server.environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
     )  # fmt: skip
     wait_for(lambda: server.json("stats")["total"]["connections"]["active"] == 20, "connected")
@@ -138,7 +144,8 @@ def test_connections_live_on_over_kills(server: Serving) -> None:
         os.kill(server.worker(kill % 2), signal.SIGKILL)
         wait_for(lambda kill=kill: server.log.count("serves after") > kill, "successor")
         time.sleep(0.1)
-    out, _ = client.communicate(timeout=30)
+    client.send_signal(signal.SIGINT)
+    out, _ = client.communicate(timeout=60)
     report = json.loads(out)
     assert report["errors"] == {"mismatched_bytes": 0, "resets": 0, "timeouts": 0, "refused": 0}
     assert report["finished"] == 20
@@ -151,7 +158,7 @@ def test_a_stopped_worker_is_replaced_and_its_connections_adopted(server: Servin
     victim = server.worker(1)
     time.sleep(0.2)
     os.kill(victim, signal.SIGSTOP)
-    wait_for(lambda: "it is stopped (state T)" in server.log, "hang seen", 2.0)
+    wait_for(lambda: "it is stopped (state T)" in server.log, "hang seen")
     wait_for(lambda: server.worker(1) != victim, "successor")
 
 
@@ -170,7 +177,7 @@ def test_an_idle_server_costs_little(server: Serving) -> None:
     before = ticks()
     time.sleep(2.0)
     used_s = (ticks() - before) / os.sysconf("SC_CLK_TCK")
-    assert used_s / 2.0 / len(pids) < 0.01
+    assert used_s / 2.0 / len(pids) < 0.01 * max(1.0, watch.slowness())
 
 
 def test_the_server_stops_and_leaves_nothing(server: Serving) -> None:
