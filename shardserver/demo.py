@@ -21,6 +21,7 @@ from pathlib import Path
 from shardserver import client, errors, native, scratch
 from shardserver.errors import (
     DeviceUnavailableError,
+    InterruptedByUserError,
     NoPermissionError,
     NotRunningError,
     ShardserverError,
@@ -154,7 +155,11 @@ def _why_no_namespaces() -> str:
 
 def enter_namespaces(arguments: Sequence[str]) -> int | None:
     """Runs the demo again inside namespaces of its own; its exit code. None: we are inside."""
-    if os.environ.get(INSIDE):
+    outer = os.environ.get(INSIDE)
+    if outer:
+        native.die_with_parent()  # said here: the way into a user namespace may take it back
+        if str(os.getppid()) != outer:
+            raise InterruptedByUserError("the demo that began this one has ended")
         return None
     _need("ip", "unshare", "nsenter")
     unshare = ["unshare", "--user", "--map-root-user", "--net"]
@@ -164,10 +169,8 @@ def enter_namespaces(arguments: Sequence[str]) -> int | None:
             "run it as root, or allow unprivileged user namespaces; shardserver demo needs none",
         )
     command = [*unshare, "--", sys.executable, "-m", "shardserver", "demo", *arguments]
-    environment = {**os.environ, INSIDE: "1"}
-    process = subprocess.Popen(
-        command, env=environment, start_new_session=True, preexec_fn=native.die_with_parent
-    )
+    environment = {**os.environ, INSIDE: str(os.getpid())}
+    process = subprocess.Popen(command, env=environment, start_new_session=True)
     while True:
         try:
             return process.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -53,7 +54,12 @@ def _options(request: LoadRequest, first: int, count: int) -> native.LoadOptions
     )
 
 
-def _client(options: native.LoadOptions, stats: native.LoadStats, channel: Any) -> None:
+def _client(
+    parent: int, options: native.LoadOptions, stats: native.LoadStats, channel: Any
+) -> None:
+    native.die_with_parent()
+    if os.getppid() != parent:
+        return  # killed before that
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) == signal.default_int_handler:
             signal.signal(number, signal.SIG_IGN)  # the parent asks us to stop, and counts on
@@ -80,7 +86,8 @@ class _Clients:
             stats = native.LoadStats()
             ours, theirs = context.Pipe(duplex=False)
             options = _options(self.request, first, count)
-            process = context.Process(target=_client, args=(options, stats, theirs), daemon=True)
+            arguments = (os.getpid(), options, stats, theirs)
+            process = context.Process(target=_client, args=arguments, daemon=True)
             process.start()
             theirs.close()
             self.stats.append(stats)

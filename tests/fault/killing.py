@@ -145,6 +145,7 @@ def _client(
     namespace: str, options: native.LoadOptions, stats: native.LoadStats, gaps: LoadGaps | None
 ) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    native.die_with_parent()
     enter_namespace(namespace)
     native.load_run(options, stats, gaps and gaps.handle)
 

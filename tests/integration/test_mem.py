@@ -93,6 +93,30 @@ def test_a_load_finds_the_server_of_its_target() -> None:
         assert (other["shards"], other["balance"]) == ([], None)
 
 
+def test_a_killed_load_takes_its_processes_along() -> None:
+    quick = ("--workers", "2", "--graceful-timeout", "100ms")  # its connections have no peer then
+    with running.server("--device", "mem:orphan", *quick) as server:
+        load = server.load_in_background("mem:orphan", "-c", "20", "-d", "600s", "--processes", "2")
+        end_s = time.monotonic() + 60
+        while server.stats()["total"]["connections"]["accepted"] < 20:
+            assert time.monotonic() < end_s
+        clients = Path(f"/proc/{load.pid}/task/{load.pid}/children").read_text().split()
+        assert len(clients) == 2
+        load.kill()
+        load.wait(60)
+        while any(is_running(pid) for pid in clients):
+            assert time.monotonic() < end_s, "a client goes on without its load"
+            time.sleep(0.01)
+
+
+def is_running(pid: str) -> bool:
+    """Also not a zombie that nobody has reaped yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
 def test_ten_thousand_connections_send_a_thousand_bytes_each() -> None:
     with running.server(*SERVER, "--workers", "2") as server:
         document = server.load(TARGET, "-c", "10000", "--messages", "1", "-s", "1000", "-d", "40s")
