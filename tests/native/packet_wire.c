@@ -2,6 +2,7 @@
 #include "packet_wire.h"
 
 #include <arpa/inet.h>
+#include <dlfcn.h>
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
@@ -259,4 +260,16 @@ void wire_push_udp(const struct packet_wire *wire, const void *payload, uint32_t
     memcpy(l4, udp, sizeof(udp));
     memcpy(l4 + UDP_HDR, payload, len);
     wire_push(&wire->device->ports[0], &hdr, frame, UDP_HEADERS + len);
+}
+
+bool wire_has_libpcap(void)
+{
+    void *object = dlopen("libpcap.so.0.8", RTLD_NOW);
+
+    if (!object) {
+        check_skip("libpcap is missing (package libpcap0.8)");
+        return false;
+    }
+    dlclose(object);
+    return true;
 }

@@ -49,6 +49,8 @@ bool wire_open(struct packet_wire *wire, unsigned rings, unsigned mtu);
 void wire_close(struct packet_wire *wire);
 /* A UDP socket from `local_port` to the service. */
 int wire_client(uint16_t local_port);
+/* False: the case is skipped. */
+bool wire_has_libpcap(void);
 /* The frame at the ring's head, into `got`; false: there is none. Gives its slots back. */
 bool wire_take(struct port *port);
 /* Waits for a frame the way a worker does. */

@@ -2,7 +2,6 @@
  * What a bad wire (ports/faulty.c) says of the port that it is around: that its source has ended,
  * that it has stopped, and what it alone has counted.
  */
-#include <dlfcn.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -226,18 +225,6 @@ static void write_capture(const char *path)
     CHECK_EQ(fclose(file), 0);
 }
 
-static bool has_libpcap(void)
-{
-    void *object = dlopen("libpcap.so.0.8", RTLD_NOW);
-
-    if (!object) {
-        check_skip("libpcap is missing (package libpcap0.8)");
-        return false;
-    }
-    dlclose(object);
-    return true;
-}
-
 static void a_replayed_capture_ends_behind_a_bad_wire(void)
 {
     struct device_config config = {.rings = 1, .slots = 128, .faults = "reorder=20%,delay=2ms"};
@@ -247,7 +234,7 @@ static void a_replayed_capture_ends_behind_a_bad_wire(void)
     char spec[PORT_NAME_MAX];
     uint32_t seen = 0;
 
-    if (!has_libpcap()) {
+    if (!wire_has_libpcap()) {
         return;
     }
     close(mkstemp(path));

@@ -2,7 +2,6 @@
  * A feeder and those it feeds, when they are killed. The device is a capture on a veth pair: the
  * worker's side of the rings is the same for pcap, vde and a TAP of one queue.
  */
-#include <dlfcn.h>
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
@@ -31,15 +30,10 @@ enum {
 static bool fed_open(struct packet_wire *wire)
 {
     struct device_config config = {.rings = 1, .slots = 256};
-    void *object = dlopen("libpcap.so.0.8", RTLD_NOW);
 
     *wire = (struct packet_wire){.udp = -1};
-    if (!object) {
-        check_skip("libpcap is missing (package libpcap0.8)");
-        return false;
-    }
-    dlclose(object);
-    if (!wire_make(1, JUMBO) || !wire_open_device(wire, "pcap:srv0", &config)) {
+    if (!wire_has_libpcap() || !wire_make(1, JUMBO) ||
+        !wire_open_device(wire, "pcap:srv0", &config)) {
         return false;
     }
     wire_read_client_mac(wire);

@@ -1,6 +1,5 @@
 /* pcap: libpcap on a veth pair with the kernel as the peer, and a capture file as a source. */
 #include <arpa/inet.h>
-#include <dlfcn.h>
 #include <errno.h>
 #include <linux/if_packet.h>
 #include <net/if.h>
@@ -19,24 +18,13 @@ enum {
     FILE_FRAMES = 1000,
 };
 
-static bool has_libpcap(void)
-{
-    void *object = dlopen("libpcap.so.0.8", RTLD_NOW);
-
-    if (!object) {
-        check_skip("libpcap is missing (package libpcap0.8)");
-        return false;
-    }
-    dlclose(object);
-    return true;
-}
-
 static bool pcap_open(struct packet_wire *wire, uint32_t rings, unsigned mtu)
 {
     struct device_config config = {.rings = rings, .slots = 256};
 
     *wire = (struct packet_wire){.udp = -1};
-    if (!has_libpcap() || !wire_make(4, mtu) || !wire_open_device(wire, "pcap:srv0", &config)) {
+    if (!wire_has_libpcap() || !wire_make(4, mtu) ||
+        !wire_open_device(wire, "pcap:srv0", &config)) {
         return false;
     }
     wire_read_client_mac(wire);
@@ -303,7 +291,7 @@ static void a_file_is_replayed_to_its_end(void)
     uint64_t end;
     int fd;
 
-    if (!has_libpcap()) {
+    if (!wire_has_libpcap()) {
         return;
     }
     fd = mkstemp(path);
@@ -385,7 +373,7 @@ static void a_file_that_is_cut_short_stops_the_port(void)
     struct port_counters counters = {0};
     int fd;
 
-    if (!has_libpcap()) {
+    if (!wire_has_libpcap()) {
         return;
     }
     fd = mkstemp(path);
